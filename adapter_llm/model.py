@@ -1,0 +1,105 @@
+"""The whole model: encoder, connector, adapter and decoder, in the order data flows through them.
+
+It takes tensors only; paths, strings and tokenizers belong to `processing`. The four parts are given to it.
+Shapes: B batch, M media items, N features an item, E encoder width, T text tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from imagebind_encoder.config import Modality
+
+from .adapter import AdapterState, AdapterTokens
+from .llama import attach_adapter, project_adapter
+
+
+@dataclass(frozen=True)
+class MediaBatch:
+    """All items of one modality in a batch of questions; a question may have any number of them."""
+
+    tensor: Tensor  # (M, ...), what the modality's loader returns, stacked
+    rows: Tensor  # (M,), the question each item belongs to
+    weights: Tensor  # (M,), how much it counts among the items of its question
+
+
+def mix(features: Tensor, rows: Tensor, weights: Tensor, batch_size: int) -> Tensor:
+    """Weighted mean of the unit-length features of each row: (M, N, E) to (B, N, E).
+
+    The mean is not normalised again, and 1e-6 keeps its divisor from being zero, as in ImageBind-LLM.
+    Rows without items come out as zeros.
+    """
+    weights = weights.to(features)
+    total = weights.new_zeros(batch_size).index_add(0, rows, weights)
+    share = weights / (total[rows] + 1e-6)
+    unit = F.normalize(features, dim=-1)
+    mixed = features.new_zeros(batch_size, *features.shape[1:])
+    return mixed.index_add(0, rows, unit * share[:, None, None])
+
+
+class AdapterLLM(nn.Module):
+    """A frozen decoder that reads what an encoder saw through gated adapter attention."""
+
+    def __init__(
+        self, encoder: nn.Module, connector: nn.Module, adapter: AdapterTokens, llama: PreTrainedModel
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.connector = connector
+        self.adapter = adapter
+        self.llama = attach_adapter(llama)
+
+    def encode(self, media: Mapping[Modality, MediaBatch], batch_size: int) -> tuple[Tensor, Tensor]:
+        """Media to mixed features (B, N, E), and which rows have any (B,)."""
+        if not media:
+            raise ValueError("encode needs at least one modality; without media call generate without a state")
+        embedded = self.encoder({modality: batch.tensor for modality, batch in media.items()})
+        batches = list(media.values())
+        rows = torch.cat([batch.rows for batch in batches])
+        weights = torch.cat([batch.weights for batch in batches])
+        features = mix(torch.cat([embedded[modality] for modality in media]), rows, weights, batch_size)
+        present = torch.zeros(batch_size, dtype=torch.bool, device=rows.device).index_fill(0, rows, True)
+        return features, present
+
+    def adapt(self, features: Tensor, present: Tensor | None = None) -> AdapterState:
+        """Features (B, N, E) to the state the decoder reads; rows that are not `present` get closed gates."""
+        parameter = self.adapter.queries
+        tokens = self.adapter(self.connector(features.to(parameter.device, parameter.dtype)))
+        state = project_adapter(self.llama, tokens, self.adapter.gates)
+        if present is not None:
+            state = AdapterState(state.keys, state.values * present.to(state.values)[:, None, None, None, None])
+        return state
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, state: AdapterState | None = None, **kwargs
+    ):
+        """The decoder's own output for text (B, T), as the adapter state changes it."""
+        return self.llama(input_ids, attention_mask=attention_mask, **adapter_kwargs(state), **kwargs)
+
+    def loss(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, state: AdapterState) -> Tensor:
+        """Mean cross entropy of each token whose label is not -100, given the tokens before it.
+
+        Logits are computed at those positions alone: the vocabulary is most of a small decoder's work.
+        """
+        output = self.llama.model(input_ids, attention_mask=attention_mask, **adapter_kwargs(state))
+        targets = labels[:, 1:]
+        wanted = targets != -100
+        logits = self.llama.lm_head(output.last_hidden_state[:, :-1][wanted])
+        return F.cross_entropy(logits.float(), targets[wanted])
+
+    @torch.inference_mode()
+    def generate(
+        self, input_ids: Tensor, attention_mask: Tensor, state: AdapterState | None = None, **kwargs
+    ) -> Tensor:
+        """transformers' `generate`, every option of it; prompts are padded on the left."""
+        return self.llama.generate(input_ids, attention_mask=attention_mask, **adapter_kwargs(state), **kwargs)
+
+
+def adapter_kwargs(state: AdapterState | None) -> dict[str, Tensor]:
+    return {} if state is None else state.as_kwargs()

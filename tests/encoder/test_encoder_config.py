@@ -1,0 +1,112 @@
+"""EncoderConfig: plain data in and out, and errors that name what is wrong."""
+
+import copy
+import json
+import pickle
+
+import pytest
+
+from imagebind_encoder import ConfigError, EncoderConfig, ImageConfig, Modality, PatchStemConfig, TrunkConfig
+
+
+def plain():
+    return EncoderConfig(10, {"vision": TrunkConfig(12, 1, 3), "text": TrunkConfig(8, 2, 2)}).to_dict()
+
+
+def test_modality_is_its_name():
+    assert str(Modality.VISION) == f"{Modality.VISION}" == "vision"
+    assert {Modality.AUDIO: 1}["audio"] == 1
+    with pytest.raises(ConfigError, match="'smell'; the modalities are vision, text, audio, depth, thermal, imu"):
+        Modality("smell")
+
+
+def test_huge_has_the_published_sizes():
+    config = EncoderConfig.preset("huge")
+    assert config.embedding_dim == 1024
+    assert {str(m): (t.width, t.depth, t.heads) for m, t in config.trunks.items()} == {
+        "vision": (1280, 32, 16),
+        "text": (1024, 24, 16),
+        "audio": (768, 12, 12),
+        "depth": (384, 12, 8),
+        "thermal": (768, 12, 12),
+        "imu": (512, 6, 8),
+    }
+    patches = {str(m): t.stem.num_patches for m, t in config.trunks.items() if m != "text"}
+    assert patches == {"vision": 256, "audio": 228, "depth": 196, "thermal": 196, "imu": 250}
+
+
+def test_unknown_preset_names_the_presets():
+    with pytest.raises(ConfigError, match="no preset 'tiny'; the presets are huge"):
+        EncoderConfig.preset("tiny")
+
+
+@pytest.mark.parametrize("config", [
+    EncoderConfig.preset("huge"),
+    EncoderConfig(7, {"vision": TrunkConfig(8, 1, 2, num_cls_tokens=3, mlp_ratio=2.5, backbone="resnet10t")},
+                  ImageConfig(size=98, crop="squash", orient=False)),
+])  # fmt: skip
+def test_json_round_trip(config):
+    assert EncoderConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    for twin in (pickle.loads(pickle.dumps(config)), copy.deepcopy(config)):
+        assert twin == config and hash(twin) == hash(config)
+
+
+def test_vision_stem_follows_the_image_size():
+    config = EncoderConfig(7, {"vision": TrunkConfig(8, 1, 2)}, ImageConfig(size=112))
+    assert config.trunks["vision"].stem.size == (2, 112, 112)
+
+
+def test_config_cannot_be_changed():
+    with pytest.raises(TypeError):
+        EncoderConfig.preset("huge").trunks["vision"] = None
+
+
+def changed(path, value):
+    data = plain()
+    *parents, last = path.split(".")
+    entry = data
+    for name in parents:
+        entry = entry[name]
+    entry[last] = value
+    return data
+
+
+@pytest.mark.parametrize("path, value, message", [
+    ("dim", 3, "unknown key 'dim' in the encoder config; the keys are embedding_dim, trunks, image"),
+    ("image.colour", 3, "unknown key 'colour' in image; the keys are size, mean, std, crop, orient"),
+    ("trunks.text.layers", 3, r"unknown key 'layers' in trunks\.text; the keys are width, depth, heads"),
+    ("trunks.text.stem.words", 3, r"unknown key 'words' in trunks\.text\.stem; the keys are vocab_size, context"),
+    ("trunks.smell", {}, "no modality 'smell'"),
+    ("trunks.imu", {"width": 4}, r"missing key 'depth', 'heads' in trunks\.imu"),
+    ("trunks.text", 3, r"trunks\.text must be a mapping"),
+    ("trunks", [], "trunks must map"),
+    ("trunks", {}, "at least one modality"),
+    ("trunks.text.heads", 3, "width 8 must be a multiple of its heads, 3"),
+    ("trunks.text.depth", 0, "depth must be a positive integer, not 0"),
+    ("trunks.text.depth", True, "depth must be a positive integer"),
+    ("trunks.text.width", 8.0, "width must be a positive integer"),
+    ("trunks.text.num_cls_tokens", 0, "num_cls_tokens must be a positive integer"),
+    ("trunks.text.mlp_ratio", -1, "mlp_ratio must be a positive number"),
+    ("trunks.text.backbone", "resnet10t", "only the vision trunk can have a backbone"),
+    ("trunks.vision.backbone", 5, "backbone must be a timm model's name"),
+    ("trunks.vision.stem.kernel", [2, 14], "as many axes"),
+    ("trunks.vision.stem.kernel", [2, 14, 500], "does not fit"),
+    ("trunks.vision.stem.stride", [2, 0, 14], "stride must be a positive integer"),
+    ("embedding_dim", "10", "embedding_dim must be a positive integer"),
+    ("image.size", 0, "size must be a positive integer"),
+    ("image.mean", [1, 2], "mean needs three numbers"),
+    ("image.std", [1, 0, 1], "std must be positive"),
+    ("image.crop", "middle", "crop must be 'center' or 'squash'"),
+    ("image.orient", 1, "orient must be true or false"),
+])  # fmt: skip
+def test_bad_values_are_named(path, value, message):
+    with pytest.raises(ConfigError, match=message):
+        EncoderConfig.from_dict(changed(path, value))
+
+
+def test_stem_of_another_modality_is_refused():
+    flat = PatchStemConfig(channels=1, size=(32, 32), kernel=(16, 16), stride=(16, 16))
+    with pytest.raises(ConfigError, match="text needs a TextStemConfig, not a PatchStemConfig"):
+        EncoderConfig(7, {"text": TrunkConfig(8, 1, 2, stem=flat)})
+    with pytest.raises(ConfigError, match="a vision stem has 3 axes, not 2"):
+        EncoderConfig(7, {"vision": TrunkConfig(8, 1, 2, stem=flat)})
