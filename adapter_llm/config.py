@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from imagebind_encoder.config import EncoderConfig
-from imagebind_encoder.schema import ConfigError, as_arguments, as_plain
+from imagebind_encoder.schema import ConfigError, as_arguments, as_plain, is_number, require_positive
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,13 @@ class ConnectorConfig:
     def __post_init__(self) -> None:
         if self.kind not in ("visual_query", "bridge"):
             raise ConfigError(f'connector.kind is "{self.kind}"; it must be "visual_query" or "bridge"')
-        if min(self.width, self.depth, self.heads) < 1:
-            raise ConfigError("connector: width, depth and heads must all be at least 1")
+        require_positive(self, "width", "depth", "heads")
+        for name in ("mlp_ratio", "norm_eps"):
+            value = getattr(self, name)
+            if not is_number(value) or value <= 0:
+                raise ConfigError(f"ConnectorConfig.{name} must be a positive number, not {value!r}")
+        if not isinstance(self.bias, bool):
+            raise ConfigError(f"ConnectorConfig.bias must be true or false, not {self.bias!r}")
         if self.kind == "visual_query" and self.width % self.heads:
             raise ConfigError(f"connector.width {self.width} is not a multiple of connector.heads {self.heads}")
 
@@ -40,8 +45,9 @@ class AdapterConfig:
     layer_scale: bool = False  # a learned (L, D) factor on the query tokens; published weights have none
 
     def __post_init__(self) -> None:
-        if self.query_len < 1 or self.query_layer < 1:
-            raise ConfigError("adapter: query_len and query_layer must both be at least 1")
+        require_positive(self, "query_len", "query_layer")
+        if not isinstance(self.layer_scale, bool):
+            raise ConfigError(f"AdapterConfig.layer_scale must be true or false, not {self.layer_scale!r}")
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,8 @@ class PromptConfig:
     def __post_init__(self) -> None:
         if self.template not in ("chat", "alpaca"):
             raise ConfigError(f'prompt.template is "{self.template}"; it must be "chat" or "alpaca"')
+        if self.system is not None and not isinstance(self.system, str):
+            raise ConfigError(f"PromptConfig.system must be a text or null, not {self.system!r}")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ Shapes: B batch, N features, E encoder width, W connector width, Q query_len, D 
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,7 +32,7 @@ class VisualQueryTransformer(nn.Module):
                 config.heads,
                 config.mlp_ratio,
                 qkv_bias=True,
-                norm_layer=lambda width: nn.LayerNorm(width, eps=eps),
+                norm_layer=partial(nn.LayerNorm, eps=eps),
             )
             for _ in range(config.depth)
         )

@@ -50,6 +50,14 @@ class AdapterLLM(nn.Module):
         self, encoder: nn.Module, connector: nn.Module, adapter: AdapterTokens, llama: PreTrainedModel
     ) -> None:
         super().__init__()
+        made_for = (*adapter.gates.shape, adapter.queries.shape[-1])
+        sizes = llama.config
+        layers, heads, hidden = sizes.num_hidden_layers, sizes.num_attention_heads, sizes.hidden_size
+        if made_for[0] > layers or made_for[1:] != (heads, hidden):
+            raise ValueError(
+                "the adapter was made for another language model: it needs {} layers or more, {} heads and hidden "
+                "size {}, ".format(*made_for) + f"and {type(llama).__name__} has {layers}, {heads} and {hidden}"
+            )
         self.encoder = encoder
         self.connector = connector
         self.adapter = adapter
@@ -79,7 +87,8 @@ class AdapterLLM(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, state: AdapterState | None = None, **kwargs
     ):
-        """The decoder's own output for text (B, T), as the adapter state changes it."""
+        """The decoder's own output for text (B, T), as the adapter state changes it. Pads have no position."""
+        kwargs.setdefault("position_ids", positions(attention_mask, input_ids.shape[1]))
         return self.llama(input_ids, attention_mask=attention_mask, **adapter_kwargs(state), **kwargs)
 
     def loss(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, state: AdapterState) -> Tensor:
@@ -87,7 +96,12 @@ class AdapterLLM(nn.Module):
 
         Logits are computed at those positions alone: the vocabulary is most of a small decoder's work.
         """
-        output = self.llama.model(input_ids, attention_mask=attention_mask, **adapter_kwargs(state))
+        output = self.llama.model(
+            input_ids,
+            attention_mask=attention_mask,
+            position_ids=positions(attention_mask, input_ids.shape[1]),
+            **adapter_kwargs(state),
+        )
         targets = labels[:, 1:]
         wanted = targets != -100
         logits = self.llama.lm_head(output.last_hidden_state[:, :-1][wanted])
@@ -103,3 +117,14 @@ class AdapterLLM(nn.Module):
 
 def adapter_kwargs(state: AdapterState | None) -> dict[str, Tensor]:
     return {} if state is None else state.as_kwargs()
+
+
+def positions(attention_mask: Tensor | None, length: int) -> Tensor | None:
+    """Position ids (B, T) of the last `length` tokens, counted without pads, as `generate` counts them.
+
+    Text attends to text by distance, so elsewhere pads on the left shift everything and nobody notices;
+    but the adapter's keys stand still, and against them a shifted query is another query.
+    """
+    if attention_mask is None:
+        return None
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -length:]

@@ -102,7 +102,7 @@ class TrunkConfig:
     """One modality's stem and transformer."""
 
     width: int
-    depth: int  # blocks
+    depth: int  # blocks; 0 only with a backbone, whose stem then does all the work
     heads: int
     num_cls_tokens: int = 1  # features an input becomes; the published weights have 1
     mlp_ratio: float = 4.0
@@ -110,7 +110,9 @@ class TrunkConfig:
     stem: PatchStemConfig | TextStemConfig | None = None  # None: the published stem of the modality
 
     def __post_init__(self) -> None:
-        require_positive(self, "width", "depth", "heads", "num_cls_tokens")
+        require_positive(self, "width", "heads", "num_cls_tokens", *(["depth"] if self.backbone is None else []))
+        if isinstance(self.depth, bool) or not isinstance(self.depth, int) or self.depth < 0:
+            raise ConfigError(f"TrunkConfig.depth must be an integer, at least 0, not {self.depth!r}")
         if self.width % self.heads:
             raise ConfigError(f"a trunk's width {self.width} must be a multiple of its heads, {self.heads}")
         if not is_number(self.mlp_ratio) or self.mlp_ratio <= 0:

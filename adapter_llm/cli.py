@@ -1,0 +1,145 @@
+"""What every command line of the project shares: media arguments, exit codes, a quiet stdout.
+
+Importing this loads nothing heavy, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+
+_WEIGHT = re.compile(r"[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|nan|inf|infinity)", re.IGNORECASE)
+_URL = re.compile(r"https?:/+", re.IGNORECASE)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but wrong use is one line on stderr."""
+
+    def error(self, message: str) -> None:
+        self.exit(WRONG_USE, f"{self.prog}: {' '.join(message.split())}; see --help\n")
+
+
+def parse_media(argument: str) -> tuple[str, float]:
+    """PATH[:WEIGHT], URL or data: URI to (source, weight); the weight is 1 unless given.
+
+    An existing file of exactly that name wins over a weight, and so do the port of a URL without a path and
+    a Windows drive. Raises ValueError for a weight that is negative or not finite.
+    """
+    source, colon, tail = argument.rpartition(":")
+    if not colon or not source or not _WEIGHT.fullmatch(tail) or os.path.exists(argument):
+        return argument, 1.0
+    if url := _URL.match(source):
+        takes_weight = "/" in source[url.end() :]
+    elif source[:5].lower() == "data:":
+        takes_weight = "," in source
+    else:
+        takes_weight = not (len(source) == 1 and source.isalpha()) or os.path.exists(source)
+    if not takes_weight:
+        return argument, 1.0
+    weight = float(tail)
+    if not math.isfinite(weight) or weight < 0:
+        raise ValueError(f"the weight of {source!r} is {tail}; it must be a number from 0 up")
+    return source, weight
+
+
+def media_argument(argument: str) -> tuple[str, float]:
+    """`parse_media` as an argparse type."""
+    try:
+        return parse_media(argument)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def number(low: float, high: float = math.inf, *, whole: bool = False, open_low: bool = False) -> Callable:
+    """An argparse type: a finite number from `low` (excluded if `open_low`) to `high`."""
+
+    def convert(text: str) -> float:
+        try:
+            value = int(text) if whole else float(text)
+        except ValueError:
+            value = math.nan
+        if not (low <= value <= high and math.isfinite(value)) or open_low and value == low:
+            kind = "whole number" if whole else "number"
+            below = f" to {high:g}" if math.isfinite(high) else ""
+            start = f"above {low:g}{below and f', up{below}'}" if open_low else f"from {low:g}{below or ' up'}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {kind} {start}")
+        return value
+
+    return convert
+
+
+def device_argument(text: str) -> str:
+    """An argparse type: the name of a device, without a look at whether it is there."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of auto, cpu, cuda, cuda:1, mps")
+    return text
+
+
+def open_images(images: Sequence[tuple[str, float]]) -> list[tuple[Image.Image, float]]:
+    """Each source as a picture, decoded now, so that a broken file is known before a model is loaded.
+
+    The EXIF tag stays on the picture: whether it counts is for the model's config to say. Raises MediaError.
+    """
+    from imagebind_encoder.media import open_image
+
+    return [(open_image(source, orient=False), weight) for source, weight in images]
+
+
+def quiet() -> None:
+    """Keep other libraries' chatter off the terminal; call before they are imported."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.simplefilter("ignore")
+
+
+def run(program: str, work: Callable[[TextIO], int], debug: bool = False) -> int:
+    """The exit code of `work(out)`, which writes its answer to `out`; all other prints end up on stderr.
+
+    Every error becomes one line on stderr, or the traceback with `debug`.
+    """
+    out = sys.stdout
+    if hasattr(out, "reconfigure"):
+        out.reconfigure(errors="replace")  # terminals that cannot show a character still show the rest
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            code = work(out)
+        out.flush()
+        return code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # whoever read the answer has had enough; Python would complain once more when it closes stdout
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+        return OK
+    except Exception as error:
+        if debug:
+            raise
+        print(f"{program}: {sentence(error)}", file=sys.stderr, flush=True)
+        return FAILED
+
+
+def sentence(error: Exception) -> str:
+    """An error as one line: ours speak for themselves, a stranger's comes with its type."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, ImportError):
+        return f"{text}: install what the project needs with make demo, or pip install -r requirements.txt"
+    ours = type(error).__module__.partition(".")[0] in ("adapter_llm", "imagebind_encoder")
+    if text and (ours or isinstance(error, (OSError, ValueError))):
+        return text
+    return f"unexpected {type(error).__name__}: {text or 'no message'}; run again with --debug for the traceback"

@@ -1,0 +1,186 @@
+"""Training examples: captioned pictures from disk, and the questions and answers made of them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .prompts import DESCRIBE, IGNORED, render, supervise
+from .vocabulary import Concept, with_article
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from .config import PromptConfig
+
+WHAT = (
+    "What is in this picture?",
+    "What is this?",
+    "What do you see?",
+    "What does this picture show?",
+    "What can you see in this image?",
+    "Can you tell me what this is?",
+)
+TELL = (DESCRIBE, "Describe this image in one sentence.", "Write a caption for this picture.", "What is happening here?")
+IS_THERE = (
+    "Is there {} in this picture?",
+    "Is there {} in this image?",
+    "Do you see {} in this picture?",
+    "Does this picture show {}?",
+    "Can you see {} here?",
+)
+IS_THIS = ("Is this {}?", "Is this a picture of {}?")
+
+# words of everyday captions, each with the words that also mean it
+SCENE_WORDS = {
+    "dog": "dog dogs puppy",
+    "man": "man men guy",
+    "woman": "woman women lady ladies",
+    "boy": "boy boys",
+    "girl": "girl girls",
+    "child": "child children kid kids boy boys girl girls toddler baby",
+    "person": "person people man men woman women boy boys girl girls child children kid kids guy lady someone "
+    "player players skier surfer rider climber swimmer biker hiker toddler baby",
+    "ball": "ball football soccer baseball basketball tennis volleyball",
+    "bicycle": "bicycle bike bikes bicyclist biker cyclist",
+    "car": "car cars",
+    "horse": "horse horses",
+    "cat": "cat cats kitten",
+    "bird": "bird birds seagull",
+    "beach": "beach",
+    "mountain": "mountain mountains cliff",
+    "tree": "tree trees",
+    "boat": "boat boats kayak canoe",
+    "hat": "hat cap hats",
+}
+SCENE_STUFF = {
+    "water": "water ocean sea lake river pool wave waves swimming splashes surfing",
+    "snow": "snow snowy ski skier skiing snowboard snowboarder",
+    "grass": "grass grassy lawn field",
+    "sand": "sand sandy beach",
+}
+
+
+@dataclass(frozen=True)
+class CaptionedImage:
+    path: Path
+    captions: tuple[str, ...]
+
+
+def read_captions(captions: Path, images: Path | None = None) -> list[CaptionedImage]:
+    """A CSV file with the columns `image` and `caption`, or a folder of pictures each beside its `.txt`.
+
+    Paths in the file are relative to `images`, or to the file's own folder. Rows of one image are joined.
+    Raises ValueError, naming the line, for what is missing.
+    """
+    found: dict[Path, list[str]] = {}
+    if captions.is_dir():
+        for text in sorted(captions.rglob("*.txt")):
+            pictures = [p for p in text.parent.glob(f"{text.stem}.*") if p != text]
+            if pictures:
+                found[pictures[0]] = [line for line in text.read_text(encoding="utf-8").splitlines() if line.strip()]
+    else:
+        with captions.open(newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            if not {"image", "caption"} <= set(rows.fieldnames or ()):
+                raise ValueError(f"{captions} needs the columns image and caption, it has {rows.fieldnames}")
+            for row in rows:
+                path = (images or captions.parent) / row["image"]
+                if not path.is_file():
+                    raise ValueError(f"{captions}, line {rows.line_num}: there is no picture {path}")
+                found.setdefault(path, []).append(row["caption"])
+    if not found:
+        raise ValueError(f"{captions} has no captioned pictures; see docs/training.md for the layout")
+    return [CaptionedImage(path, tuple(map(tidy, lines))) for path, lines in found.items()]
+
+
+def tidy(caption: str) -> str:
+    """One clean sentence: no blanks before punctuation, a capital in front, a full stop at the end."""
+    caption = re.sub(r"\s+([.,!?;:])", r"\1", " ".join(caption.split())).replace('"', "").rstrip(" .")
+    return f"{caption[:1].upper()}{caption[1:]}."
+
+
+def is_held_out(name: str, share: float) -> bool:
+    """Whether a file is for validation; depends on its name alone, so that every run splits alike."""
+    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 16**8 < share
+
+
+@dataclass(frozen=True)
+class Example:
+    """One thing to learn: features (N, E), a question about them and its answer."""
+
+    features: Tensor
+    question: str
+    answer: str
+
+
+def ask_about_concept(concept: Concept, others: Sequence[Concept], rng: random.Random) -> tuple[str, str]:
+    """A question about a picture of `concept` and its answer; `others` are what it may be mistaken for."""
+    name = with_article(concept.name)
+    fact = f"This is a photo of {name}."
+    kind = with_article(concept.kinds[0]) if concept.kinds else None
+    draw = rng.random()
+    if draw < 0.4:
+        return (WHAT[0] if rng.random() < 0.5 else rng.choice(WHAT)), fact
+    if draw < 0.5:
+        return rng.choice(TELL), f"This is a photo of {name}, a kind of {concept.kinds[0]}." if kind else fact
+    if draw < 0.57:
+        what = "animal" if concept.is_animal else "thing"
+        return f"What kind of {what} is this?", f"This is a kind of {concept.kinds[0]}." if kind else fact
+    if draw < 0.64:
+        pair = [name, with_article(rng.choice(others).name)]
+        rng.shuffle(pair)
+        return f"Is this {pair[0]} or {pair[1]}?", fact
+    if rng.random() < 0.5:
+        asked = with_article(rng.choice(concept.kinds)) if concept.kinds and rng.random() < 0.7 else name
+        return rng.choice(IS_THERE + IS_THIS).format(asked), f"Yes, this is a photo of {name}."
+    other = rng.choice(others)
+    wrong = [k for k in other.kinds if k not in concept.kinds]
+    asked = rng.choice(wrong) if wrong and rng.random() < 0.7 else other.name
+    return rng.choice(IS_THERE + IS_THIS).format(with_article(asked)), f"No, this is a photo of {name}."
+
+
+def ask_about_scene(captions: Sequence[str], rng: random.Random) -> tuple[str, str]:
+    """A question about a captioned picture and its answer; what no caption mentions counts as absent."""
+    if rng.random() < 0.65:
+        question = WHAT[0] if rng.random() < 0.4 else rng.choice(WHAT[:1] + WHAT[2:5] + TELL)
+        return question, rng.choice(captions)
+    said = set(re.findall("[a-z]+", " ".join(captions).lower()))
+    words = {**SCENE_WORDS, **SCENE_STUFF}
+    present = [word for word, meaning in words.items() if said & set(meaning.split())]
+    absent = [word for word in words if word not in present]
+    if present and rng.random() < 0.5:
+        word, answer = rng.choice(present), "Yes, there is {} in this picture."
+    else:
+        word, answer = rng.choice(absent), "No, there is no {} in this picture."
+    thing = word if word in SCENE_STUFF else with_article(word)
+    answer = answer.format(thing if answer.startswith("Yes") else word)
+    return rng.choice(IS_THERE).format(thing), answer
+
+
+def collate(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, prompt: PromptConfig
+) -> dict[str, Tensor]:
+    """Stack examples: features (B, N, E); input_ids, attention_mask and labels (B, T), padded on the right."""
+    rows = []
+    for example in examples:
+        question = render(tokenizer, prompt, example.question, has_media=True)
+        answer = tokenizer(example.answer, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+        rows.append(supervise(question, answer))
+    length = max(len(ids) for ids, _ in rows)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return {
+        "features": torch.stack([example.features for example in examples]).float(),
+        "input_ids": torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in rows]),
+        "attention_mask": torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids, _ in rows]),
+        "labels": torch.tensor([labels + [IGNORED] * (length - len(labels)) for _, labels in rows]),
+    }

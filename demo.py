@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Ask about pictures:  python demo.py --image photo.jpg --prompt "What is in this picture?"
+
+The answer goes to stdout, everything else to stderr. Exit codes: 0 answered, 2 wrong use, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import TextIO
+
+from adapter_llm import cli
+
+WEIGHTS = Path(__file__).resolve().parent / "weights" / "default"
+NO_PAGE = 'the chat page is not there yet; write --image photo.jpg --prompt "What is in this picture?"'
+
+
+def build_parser() -> cli.Parser:
+    parser = cli.Parser(prog="demo", description=__doc__.partition("\n")[0])
+    add = parser.add_argument
+    add(
+        "--image", action="append", default=[], type=cli.media_argument, metavar="PATH[:WEIGHT]",
+        help="a picture: file, URL or data: URI; repeat it to mix several, by weight",
+    )  # fmt: skip
+    add(
+        "--prompt", nargs="?", const="", metavar="TEXT",
+        help="what to ask; without TEXT, or with --image alone, a description is asked for",
+    )  # fmt: skip
+    add("--weights", default=str(WEIGHTS), metavar="DIR_OR_HUB_ID", help="default: weights/default beside demo.py")
+    add("--llm", metavar="DIR_OR_HUB_ID_OR_GGUF", help="language model; default: the one the weights name")
+    add("--device", default="auto", type=cli.device_argument, help="auto, cpu, cuda, cuda:1 or mps; default: auto")
+    add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="default: auto")
+    add("--max-new-tokens", type=cli.number(1, whole=True), metavar="N", help="longest answer")
+    add("--temperature", type=cli.number(0), metavar="T", help="0, the default, always takes the likeliest word")
+    add("--top-p", type=cli.number(0, 1, open_low=True), metavar="P", help="sample among the likeliest words only")
+    add("--seed", type=cli.number(0, 2**63 - 1, whole=True), metavar="N", help="makes sampled answers repeatable")
+    add("--threads", type=cli.number(1, whole=True), metavar="N", help="processor threads; default: torch's choice")
+    add("--json", action="store_true", help="print the answer and its numbers as one JSON object")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def answer(args: Namespace, out: TextIO) -> int:
+    images = cli.open_images(args.image)  # before anything heavy, so that mistakes cost no time
+    cli.quiet()
+    from adapter_llm.pipeline import Pipeline
+
+    if args.threads:
+        import torch
+
+        torch.set_num_threads(args.threads)
+    pipe = Pipeline.from_pretrained(weights=args.weights, llm=args.llm, device=args.device, dtype=args.dtype)
+    names = ("max_new_tokens", "temperature", "top_p", "seed")
+    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.json:
+        result = pipe.result(args.prompt or None, image=images, **options)
+        print(json.dumps(result.to_dict(), ensure_ascii=False), file=out)
+        return cli.OK
+    for piece in pipe.stream(args.prompt or None, image=images, **options):
+        print(piece, end="", file=out, flush=True)
+    print(file=out, flush=True)
+    return cli.OK
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    if not args.image and not args.prompt:
+        parser.error(NO_PAGE if args.prompt is None else "there is nothing to describe; give --image or a question")
+    if args.image and not any(weight for _, weight in args.image):
+        parser.error("all weights are 0; give at least one picture a weight above 0")
+    return cli.run(parser.prog, lambda out: answer(args, out), args.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
