@@ -2,7 +2,7 @@
 # Both set up .venv first if it is not there; `make demo PYTHON=python3.12` picks the Python it is made of.
 
 PYTHON ?= python3
-PHOTO ?= examples/dog.jpg
+PHOTO ?= examples/coffee.jpg
 PROMPT ?= What is in this picture?
 TESTS ?= tests
 

@@ -33,7 +33,7 @@ def build_parser() -> cli.Parser:
     add("--llm", metavar="DIR_OR_HUB_ID_OR_GGUF", help="language model; default: the one the weights name")
     add("--device", default="auto", type=cli.device_argument, help="auto, cpu, cuda, cuda:1 or mps; default: auto")
     add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="default: auto")
-    add("--max-new-tokens", type=cli.number(1, whole=True), metavar="N", help="longest answer")
+    add("--max-new-tokens", type=cli.number(1, whole=True), metavar="N", help="longest answer, in tokens; default: 128")
     add("--temperature", type=cli.number(0), metavar="T", help="0, the default, always takes the likeliest word")
     add("--top-p", type=cli.number(0, 1, open_low=True), metavar="P", help="sample among the likeliest words only")
     add("--seed", type=cli.number(0, 2**63 - 1, whole=True), metavar="N", help="makes sampled answers repeatable")
@@ -55,11 +55,12 @@ def answer(args: Namespace, out: TextIO) -> int:
     pipe = Pipeline.from_pretrained(weights=args.weights, llm=args.llm, device=args.device, dtype=args.dtype)
     names = ("max_new_tokens", "temperature", "top_p", "seed")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    prompt, media = args.prompt or None, {"image": images or None}
     if args.json:
-        result = pipe.result(args.prompt or None, image=images, **options)
+        result = pipe.result(prompt, **media, **options)
         print(json.dumps(result.to_dict(), ensure_ascii=False), file=out)
         return cli.OK
-    for piece in pipe.stream(args.prompt or None, image=images, **options):
+    for piece in pipe.stream(prompt, **media, **options):
         print(piece, end="", file=out, flush=True)
     print(file=out, flush=True)
     return cli.OK

@@ -6,13 +6,14 @@ import csv
 import hashlib
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from .prompts import DESCRIBE, IGNORED, render, supervise
 from .vocabulary import Concept, with_article
@@ -165,6 +166,20 @@ def ask_about_scene(captions: Sequence[str], rng: random.Random) -> tuple[str, s
     thing = word if word in SCENE_STUFF else with_article(word)
     answer = answer.format(thing if answer.startswith("Yes") else word)
     return rng.choice(IS_THERE).format(thing), answer
+
+
+def caption_examples(
+    photos: Sequence[CaptionedImage], features_of: Callable[[Path], Tensor], seed: int = 0
+) -> Callable[[int], list[Example]]:
+    """A sampler of questions about captioned pictures, each encoded once; one that cannot be read stops it all."""
+    features = [features_of(photo.path) for photo in tqdm(photos, desc="encoding pictures")]
+    rng = random.Random(seed)
+
+    def sample(count: int) -> list[Example]:
+        chosen = [rng.randrange(len(photos)) for _ in range(count)]
+        return [Example(features[n], rng.choice(WHAT + TELL), rng.choice(photos[n].captions)) for n in chosen]
+
+    return sample
 
 
 def collate(

@@ -8,7 +8,6 @@ import warnings
 
 import torch
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -19,11 +18,11 @@ def choose_device(name: str = "auto") -> torch.device:
     it), or was asked for and is not there, is one sentence on stderr, and the CPU. A machine without a GPU is
     no problem to speak of. Raises ValueError for a name that is not a device.
     """
-    kind, _, index = name.partition(":")
-    if kind not in DEVICES or index and (kind != "cuda" or not index.isdigit()):
-        raise ValueError(f"the device is {name!r}; it must be one of {', '.join(DEVICES)} (or cuda:1, ...)")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", name):
+        raise ValueError(f"the device is {name!r}; it must be one of auto, cpu, cuda, mps, or one GPU as cuda:1")
+    kind = name.partition(":")[0]
     if kind in ("auto", "cuda"):
-        device = torch.device("cuda", int(index)) if index else torch.device("cuda")
+        device = torch.device("cuda" if name == "auto" else name)
         problem = _cuda_problem(device)
         if problem is None:
             return device

@@ -76,10 +76,10 @@ class Manifest:
             raise ConfigError(f"the manifest has format {values['format']}, this version reads {FORMAT}; update it")
         decoder = as_arguments(DecoderRecord, values["decoder"], "decoder")
         decoder["part"] = _part(decoder.get("part"), "decoder.part")
-        files = {
-            name: FileRecord(**as_arguments(FileRecord, record, f"files.{name}"))
-            for name, record in values.get("files", {}).items()
-        }
+        files = values.get("files", {})
+        if not isinstance(files, Mapping):
+            raise ConfigError(f"files must map names to sizes and hashes, not be {files!r}")
+        files = {n: FileRecord(**as_arguments(FileRecord, record, f"files.{n}")) for n, record in files.items()}
         backbone = _part(values.get("backbone"), "backbone")
         return cls(**{**values, "decoder": DecoderRecord(**decoder), "files": files, "backbone": backbone})
 

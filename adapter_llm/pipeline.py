@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Event, Thread
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
 
 from imagebind_encoder.config import Modality
 
@@ -24,49 +19,12 @@ from .checkpoint import Checkpoint, from_pretrained
 from .device import choose_device, choose_dtype
 from .processing import LoadedItem, MediaItem, Processor
 from .prompts import DESCRIBE
+from .results import GenerationOptions, Result
+from .streaming import pieces, stripped
 
 # what goes wrong with a single input, as opposed to with the program
 INPUT_ERRORS = (ValueError, OSError)
 KEYWORDS = {"image": Modality.VISION}
-
-
-@dataclass(frozen=True)
-class GenerationOptions:
-    """How an answer is drawn. Temperature 0 always takes the likeliest token."""
-
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None  # makes sampled answers repeatable
-    num_beams: int = 1
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1 or self.num_beams < 1:
-            raise ValueError("max_new_tokens and num_beams must be at least 1")
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError("temperature must be 0 or more, and top_p above 0 and at most 1")
-
-    def to_kwargs(self) -> dict[str, Any]:
-        """As transformers' `generate` takes them; every sampling setting is given, so that no default leaks in."""
-        kwargs: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "num_beams": self.num_beams}
-        if self.temperature == 0:
-            return {**kwargs, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        return {**kwargs, "do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
-
-
-@dataclass(frozen=True)
-class Result:
-    """One answer, or why there is none."""
-
-    text: str
-    prompt: str
-    n_tokens: int = 0
-    finish_reason: str = "stop"  # "stop", "length" or "error"
-    seconds: float = 0.0  # of its batch
-    error: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
 
 class Pipeline:
@@ -116,7 +74,11 @@ class Pipeline:
         question, state, options = self._prepare(prompt, options, image=image)
         if options.num_beams > 1:
             raise ValueError("beams cannot be streamed: which one wins is known at the end; use ask")
-        return self._stream(question, state, options)
+
+        def work(**kwargs) -> None:
+            self._generate([question], state, [state is not None], options, **kwargs)
+
+        return stripped(pieces(work, self.processor.tokenizer))
 
     def caption(
         self,
@@ -129,9 +91,12 @@ class Pipeline:
         """An answer for each image, in order; one that cannot be read gets a Result with its `error`."""
         if batch_size < 1:
             raise ValueError("batch_size must be at least 1")
-        prompts = [prompt or DESCRIBE] * len(images) if prompt is None or isinstance(prompt, str) else list(prompt)
+        prompt = DESCRIBE if prompt is None else prompt
+        prompts = [prompt] * len(images) if isinstance(prompt, str) else list(prompt)
         if len(prompts) != len(images):
             raise ValueError(f"{len(images)} images and {len(prompts)} prompts; give one prompt, or one an image")
+        if not all(one.strip() for one in prompts):
+            raise ValueError("a prompt is empty; ask something, or give no prompt for a description")
         chosen = GenerationOptions(**options)
         results: list[Result] = []
         for start in range(0, len(images), batch_size):
@@ -142,9 +107,15 @@ class Pipeline:
 
     def embed(self, *, image: Any = None, normalized: bool = True) -> Tensor:
         """One vector (E,) for the inputs: the mean over class tokens, of unit length if `normalized`."""
-        features, _ = self._encode([self.processor.load(media_items(image=image))])
-        vector = features[0].mean(0)
+        vector = self.features(image=image).mean(0)
         return F.normalize(vector, dim=-1) if normalized else vector
+
+    def features(self, *, image: Any = None, weights: dict[str, float] | None = None) -> Tensor:
+        """What the connector reads of the inputs, mixed by weight: (N, E)."""
+        items = media_items(weights, image=image)
+        if not items:
+            raise ValueError("there is nothing to look at; give image")
+        return self._encode([self.processor.load(items)])[0][0]
 
     @torch.inference_mode()
     def adapt(self, *, image: Any = None, weights: dict[str, float] | None = None) -> AdapterState:
@@ -224,41 +195,6 @@ class Pipeline:
         ends = [ends] if isinstance(ends, int) else list(ends or [])
         return {*ends, self.processor.tokenizer.eos_token_id}
 
-    def _stream(
-        self, question: str | Sequence[dict], state: AdapterState | None, options: GenerationOptions
-    ) -> Iterator[str]:
-        streamer, stop = _QueueStreamer(self.processor.tokenizer), Event()
-
-        def work() -> None:
-            try:
-                criteria = StoppingCriteriaList([_StopOn(stop)])
-                self._generate(
-                    [question], state, [state is not None], options, streamer=streamer, stopping_criteria=criteria
-                )
-            except BaseException as error:  # it belongs to whoever reads the stream
-                streamer.pieces.put(error)
-            else:
-                streamer.pieces.put(None)
-
-        thread = Thread(target=work, daemon=True)
-        thread.start()
-        begun, held = False, ""
-        try:
-            while (piece := streamer.pieces.get()) is not None:
-                if isinstance(piece, BaseException):
-                    raise piece
-                # `ask` strips its text: hold blanks back until a word follows them
-                piece = held + piece
-                piece = piece if begun else piece.lstrip()
-                held = piece[len(piece.rstrip()) :]
-                piece = piece.rstrip()
-                if piece:
-                    begun = True
-                    yield piece
-        finally:
-            stop.set()
-            thread.join()
-
     def _caption_batch(
         self, images: Sequence[Any], prompts: Sequence[str], options: GenerationOptions
     ) -> list[Result]:
@@ -309,23 +245,3 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
-
-
-class _QueueStreamer(TextStreamer):
-    """Puts finished pieces of text into a queue; the prompt is not among them."""
-
-    def __init__(self, tokenizer) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        if text:
-            self.pieces.put(text)
-
-
-class _StopOn(StoppingCriteria):
-    def __init__(self, event: Event) -> None:
-        self.event = event
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs) -> Tensor:
-        return torch.full((len(input_ids),), self.event.is_set(), dtype=torch.bool, device=input_ids.device)

@@ -14,7 +14,8 @@ LEVELS = (
     {"config", "parts"},
     {"connector", "adapter", "llama"},
     {"model"},
-    {"prompts", "processing", "retrieval", "checkpoint", "quantize", "fetch", "device", "manifest"},
+    {"prompts", "processing", "retrieval", "checkpoint", "quantize", "fetch", "device", "manifest",
+     "sources", "results", "streaming"},
     {"pipeline"},
     {"data", "train", "train_encoder", "warm_start", "vocabulary", "sentences",
      "convert", "caption", "evaluate", "serve"},
@@ -24,7 +25,8 @@ UNPLACED = 5  # a module that is in no level belongs with training and tools: no
 SAME_LEVEL = {
     "llama": {"adapter"},  # the state that its projection makes
     "processing": {"prompts"},
-    "checkpoint": {"fetch", "manifest"},
+    "sources": {"fetch", "manifest"},
+    "checkpoint": {"sources", "fetch", "manifest"},
     "__main__": {"cli"},
     "demo": {"cli"},
     # training reads from words to batches to stages

@@ -32,7 +32,7 @@ def cuda(monkeypatch):
     def simulate(failure=None, allocation=None, present=True):
         def is_available():
             if failure:
-                warnings.warn(f"CUDA initialization: {failure} (Triggered internally at CUDAFunctions.cpp:119.)", stacklevel=1)
+                warnings.warn(f"CUDA initialization: {failure} (Triggered internally at x.cpp:119.)", stacklevel=1)
             return not failure and present
 
         def init():
@@ -142,7 +142,8 @@ def test_automatic_dtype_of_gpus(monkeypatch, bf16, expected):
 
 
 @pytest.mark.parametrize("avx512, amx, expected", [
-    (True, False, torch.bfloat16), (False, True, torch.bfloat16), (False, False, torch.float32), (None, None, torch.float32),
+    (True, False, torch.bfloat16), (False, True, torch.bfloat16), (False, False, torch.float32),
+    (None, None, torch.float32),
 ])  # fmt: skip
 def test_automatic_dtype_of_processors(monkeypatch, avx512, amx, expected):
     """None: a torch that has no such question."""

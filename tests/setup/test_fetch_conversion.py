@@ -32,8 +32,10 @@ def to_gguf_rows(weight, heads):
 def llama():
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": len(WORDS)}
     sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    sizes |= {"rms_norm_eps": 2**-20}  # GGUF keeps it in single precision
     torch.manual_seed(3)
-    return LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=False)).to(torch.bfloat16).eval()
+    # .to(torch.bfloat16) would round the rotation's frequencies too
+    return LlamaForCausalLM._from_config(LlamaConfig(**sizes, tie_word_embeddings=False), dtype=torch.bfloat16).eval()
 
 
 @pytest.fixture(scope="module")

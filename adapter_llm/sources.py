@@ -1,0 +1,111 @@
+"""Where weights and their decoder are, and whether they are what they should be, before anything slow is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .fetch import decoder_folder, gguf_folder
+from .manifest import DecoderRecord, FileRecord, Manifest
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+CONFIG, MANIFEST, ENCODER, ADAPTER = "config.json", "manifest.json", "encoder.safetensors", "adapter.safetensors"
+WEIGHTS_FILES = (CONFIG, MANIFEST, ENCODER, ADAPTER)
+# of a decoder on the hub; LLaMA repositories also hold every weight a second time, in Meta's own format
+DECODER_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+HASH_LIMIT = 256 * 1024**2  # larger files are checked by their size alone, to start in seconds
+
+
+class CheckpointError(RuntimeError):
+    """Weights that are missing, damaged or of another model."""
+
+
+def one_line(error: Exception, limit: int = 200) -> str:
+    """What an error says, cut to a length that fits into a sentence."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+def find_folder(source: str | Path, what: str, needed: tuple[str, ...], wanted: tuple[str, ...] = ()) -> Path:
+    """A local folder, or the snapshot of a hub id, that has all `needed` files.
+
+    `wanted` are the patterns of what is downloaded, if that is more. Raises CheckpointError.
+    """
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        if folder.exists():
+            raise CheckpointError(f"{what}: {folder} is a file; give the folder it is in, or a hub id")
+        if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(source)):
+            raise CheckpointError(f"there is no {what} folder {folder}; give a folder, or a hub id such as owner/name")
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(str(source), allow_patterns=list(wanted or needed)))
+        except Exception as error:  # every kind of network and hub failure ends here, for the same advice
+            raise CheckpointError(
+                f"{what}: {source} is no folder here and could not be had from the hub ({one_line(error)}); "
+                "check the name and the network"
+            ) from error
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(f"the {what} folder {folder} lacks {', '.join(missing)}; give a complete folder")
+    return folder
+
+
+def find_decoder(llm: str | Path | None, manifest: Manifest) -> Path:
+    """The decoder's Hugging Face folder, fetched and converted if need be."""
+    if llm is not None and str(llm).endswith(".gguf"):
+        return gguf_folder(llm)
+    if llm is None and manifest.decoder.part is not None:
+        return decoder_folder(manifest.decoder.part)
+    source = llm or manifest.decoder.source
+    if source is None:
+        raise CheckpointError(f"these weights need {manifest.decoder.name} and cannot fetch it; give it with --llm")
+    return find_folder(source, "language model", ("config.json",), DECODER_FILES)
+
+
+def check_decoder(
+    folder: Path, llm: str | Path | None, manifest: Manifest, weights: str | Path
+) -> PretrainedConfig:
+    """The decoder's config. Raises CheckpointError if its sizes are not those the adapter was trained for."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        found = DecoderRecord.of(config, str(llm or manifest.decoder.name))
+    except Exception as error:  # a config of any content ends here
+        raise CheckpointError(
+            f"{folder} is not a language model transformers can read ({one_line(error)}); give one with --llm"
+        ) from None
+    differences = manifest.decoder.differences(found)
+    if differences:
+        raise CheckpointError(
+            f"the weights {weights} were trained for {manifest.decoder.name}, and {found.name} is another model "
+            f"({', '.join(differences)}); give the right one with --llm, or weights trained for this one"
+        )
+    return config
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Raise CheckpointError for a file that is missing, cut short or changed."""
+    for name, record in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; its folder's manifest lists it")
+        size = path.stat().st_size
+        if size != record.bytes:
+            raise CheckpointError(f"{path} has {size} bytes instead of {record.bytes}; get it again")
+        if size <= HASH_LIMIT and record_of(path) != record:
+            raise CheckpointError(f"{path} is not the file its manifest describes (SHA-256 differs); get it again")
+
+
+def record_of(path: Path) -> FileRecord:
+    """Size and hash of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1024 * 1024):
+            digest.update(block)
+    return FileRecord(path.stat().st_size, digest.hexdigest())

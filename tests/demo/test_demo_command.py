@@ -1,0 +1,257 @@
+"""demo.py: what it asks the pipeline, what goes to stdout, and how it ends."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import demo
+from adapter_llm import cli
+from adapter_llm.fetch import FetchError
+from imagebind_encoder import ConfigError, MediaError
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Answer:
+    def to_dict(self):
+        return {"text": "a 🐕", "n_tokens": 3}
+
+
+class FakePipeline:
+    calls = []
+    failure = None
+
+    @classmethod
+    def from_pretrained(cls, **options):
+        cls.calls.append(("load", options))
+        print("chatter of a library")
+        if cls.failure:
+            raise cls.failure
+        return cls()
+
+    def stream(self, prompt, **options):
+        self.calls.append(("stream", prompt, options))
+        yield from ("a ", "dog")
+
+    def result(self, prompt, **options):
+        self.calls.append(("result", prompt, options))
+        return Answer()
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    monkeypatch.setattr(FakePipeline, "calls", [])
+    monkeypatch.setattr(FakePipeline, "failure", None)
+    monkeypatch.setitem(sys.modules, "adapter_llm.pipeline", types.SimpleNamespace(Pipeline=FakePipeline))
+    monkeypatch.setattr(cli, "quiet", lambda: None)  # it changes the process for good
+    return FakePipeline
+
+
+@pytest.fixture
+def photo(tmp_path):
+    Image.new("RGB", (12, 8), "red").save(tmp_path / "a.png")
+    return str(tmp_path / "a.png")
+
+
+def run(*arguments):
+    try:
+        return demo.main([*arguments])
+    except SystemExit as end:
+        return end.code
+
+
+def test_the_answer_is_all_that_stdout_gets(fake, photo, capsys):
+    assert run("--image", photo, "--prompt", "What is it?") == 0
+    assert capsys.readouterr() == ("a dog\n", "chatter of a library\n")
+    (_, options), (kind, prompt, asked) = fake.calls
+    assert options == {"weights": str(ROOT / "weights" / "default"), "llm": None, "device": "auto", "dtype": "auto"}
+    assert (kind, prompt, list(asked)) == ("stream", "What is it?", ["image"])
+    ((image, weight),) = asked["image"]
+    assert image.size == (12, 8) and weight == 1
+
+
+def test_every_option_reaches_the_pipeline(fake, photo, monkeypatch):
+    threads = []
+    monkeypatch.setattr("torch.set_num_threads", threads.append)
+    arguments = "--weights w --llm l.gguf --device cuda:1 --dtype bfloat16 --max-new-tokens 9 --temperature 0.5"
+    arguments += " --top-p 0.9 --seed 7 --threads 3"
+    assert run("--image", f"{photo}:0.7", "--image", f"{photo}:0.3", "--prompt", "x", *arguments.split()) == 0
+    (_, loaded), (_, _, asked) = fake.calls
+    assert loaded == {"weights": "w", "llm": "l.gguf", "device": "cuda:1", "dtype": "bfloat16"}
+    assert [weight for _, weight in asked.pop("image")] == [0.7, 0.3]
+    assert asked == {"max_new_tokens": 9, "temperature": 0.5, "top_p": 0.9, "seed": 7}
+    assert threads == [3]
+
+
+def test_options_fit_the_real_pipeline():
+    import inspect
+
+    pipeline = pytest.importorskip("adapter_llm.pipeline")
+    loading = inspect.signature(pipeline.Pipeline.from_pretrained).parameters
+    assert {"weights", "llm", "device", "dtype"} <= set(loading)
+    for method in (pipeline.Pipeline.stream, pipeline.Pipeline.result):
+        assert {"prompt", "image"} <= set(inspect.signature(method).parameters)
+    pipeline.GenerationOptions(max_new_tokens=9, temperature=0.5, top_p=0.9, seed=7)
+
+
+@pytest.mark.parametrize("prompt", [["--prompt"], [], ["--prompt", ""]])
+def test_without_words_a_description_is_asked_for(fake, photo, prompt):
+    assert run("--image", photo, *prompt) == 0
+    assert fake.calls[1][1] is None
+
+
+def test_a_question_needs_no_picture(fake, capsys):
+    assert run("--prompt", "Who are you?") == 0
+    assert fake.calls[1] == ("stream", "Who are you?", {"image": None})
+
+
+def test_json_is_one_object(fake, photo, capsys):
+    assert run("--image", photo, "--json") == 0
+    out = capsys.readouterr().out
+    assert json.loads(out) == {"text": "a 🐕", "n_tokens": 3} and out.count("\n") == 1 and "🐕" in out
+    assert fake.calls[1][0] == "result"
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ("", "the chat page is not there yet; write --image photo.jpg --prompt"), ("--json", "the chat page is not there"),
+    ("--prompt", "there is nothing to describe; give --image or a question"),
+    ("--image PHOTO:-1", "the weight of"), ("--image PHOTO:nan", "the weight of"),
+    ("--image PHOTO:0 --image PHOTO:0", "all weights are 0"),
+    ("--prompt x --device tpu", "'tpu' is not one of auto, cpu, cuda, cuda:1, mps"),
+    ("--prompt x --dtype int8", "invalid choice: 'int8'"), ("--prompt x --max-new-tokens 0", "whole number from 1 up"),
+    ("--prompt x --max-new-tokens 1.5", "whole number from 1 up"), ("--prompt x --temperature -1", "number from 0 up"),
+    ("--prompt x --temperature nan", "number from 0 up"), ("--prompt x --temperature inf", "number from 0 up"),
+    ("--prompt x --top-p 0", "number above 0, up to 1"), ("--prompt x --top-p 1.1", "number above 0, up to 1"),
+    ("--prompt x --seed x", "whole number from 0 to"), ("--prompt x --threads 0", "whole number from 1 up"),
+    ("--video x.mp4", "unrecognized arguments: --video"), ("x.jpg", "unrecognized arguments: x.jpg"),
+])  # fmt: skip
+def test_wrong_use_is_two_and_a_line(fake, photo, capsys, arguments, message):
+    assert run(*arguments.replace("PHOTO", photo).split()) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and message in err and err.count("\n") == 1 and err.startswith("demo: ")
+    assert fake.calls == []
+
+
+def test_a_broken_picture_is_known_before_the_model_is_loaded(fake, photo, tmp_path, capsys):
+    (tmp_path / "text.jpg").write_text("not a picture")
+    for name, message in (("no.jpg", "there is no file"), ("text.jpg", "is not a picture"), (".", "is a directory")):
+        assert run("--image", photo, "--image", str(tmp_path / name), "--prompt", "x") == 1
+        out, err = capsys.readouterr()
+        assert out == "" and message in err and err.count("\n") == 1
+    assert fake.calls == []
+
+
+@pytest.mark.parametrize("error, message", [
+    (ConfigError("unknown key 'a'"), "unknown key 'a'"), (MediaError("bad"), "bad"), (ValueError("no"), "no"),
+    (FetchError("no network;\n do this"), "no network; do this"),
+    (FileNotFoundError(2, "No such file or directory", "w/x"), "w/x: No such file or directory"),
+    (OSError("plain"), "plain"), (ImportError("No module named 'torch'"), "No module named 'torch': install what"),
+    (RuntimeError("odd"), "unexpected RuntimeError: odd; run again with --debug for the traceback"),
+    (KeyError(), "unexpected KeyError: no message; run again"),
+])  # fmt: skip
+def test_every_error_is_one_and_a_line(fake, capsys, error, message):
+    fake.failure = error
+    assert run("--prompt", "x") == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.splitlines()[1].startswith(f"demo: {message}") and err.count("\n") == 2
+
+
+def test_debug_shows_the_traceback(fake):
+    fake.failure = RuntimeError("odd")
+    with pytest.raises(RuntimeError, match="odd"):
+        run("--prompt", "x", "--debug")
+
+
+def test_an_interrupt_ends_quietly(fake, capsys):
+    fake.failure = KeyboardInterrupt()
+    assert run("--prompt", "x") == 130
+    assert capsys.readouterr() == ("", "chatter of a library\n")
+
+
+# --- in a process of its own -----------------------------------------------------------------------------
+
+STAND_IN = """
+import sys, time, types
+class Pipeline:
+    @classmethod
+    def from_pretrained(cls, **options):
+        import warnings; warnings.warn("chatter"); print("chatter")
+        return cls()
+    def stream(self, prompt, image):
+        yield "é word\\n"
+        {then}
+sys.modules["adapter_llm.pipeline"] = types.SimpleNamespace(Pipeline=Pipeline)
+import demo
+sys.exit(demo.main(["--prompt", "x"]))
+"""
+
+
+def start(then, **options):
+    script = STAND_IN.format(then=then)
+    environment = os.environ | {"PYTHONIOENCODING": options.pop("encoding", "utf-8")}
+    return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env=environment,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)  # fmt: skip
+
+
+def test_help_is_quick_and_light():
+    script = "import sys, demo\ntry: demo.main(['--help'])\nexcept SystemExit: print(*sys.modules, file=sys.stderr)"
+    command = [sys.executable, "-c", script]
+    begin = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert time.perf_counter() - begin < 1
+    assert "--image PATH[:WEIGHT]" in done.stdout
+    assert not {"torch", "numpy", "PIL", "transformers", "gradio", "httpx", "timm"} & set(done.stderr.split())
+
+
+def test_warnings_stay_off_the_terminal():
+    out, err = start("pass").communicate(timeout=30)
+    assert out.decode() == "é word\n\n" and err.decode() == "chatter\n"
+
+
+def test_a_terminal_that_cannot_show_a_letter_shows_the_rest():
+    out, _ = start("pass", encoding="ascii").communicate(timeout=30)
+    assert out == b"? word\n\n"
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    process = start("yield from ('x' * 100000 for _ in range(99))")
+    process.stdout.read(5)
+    process.stdout.close()
+    err = process.stderr.read().decode()
+    process.stderr.close()
+    assert process.wait(timeout=30) == 0 and err == "chatter\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
+def test_control_c_while_answering_ends_quietly():
+    process = start("time.sleep(60)")
+    assert process.stdout.readline().decode() == "é word\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and err == b"chatter\n"
+
+
+# --- with the real thing ---------------------------------------------------------------------------------
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(not demo.WEIGHTS.exists(), reason="weights/default is not there yet")
+def test_the_default_weights_describe_a_photo():
+    """The whole way, from the command line to the sentence; parts that are not in the cache are fetched."""
+    command = [sys.executable, "demo.py", "--json", "--image", "examples/coffee.jpg"]
+    command += ["--prompt", "What is in this picture?"]
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert re.search("coffee|espresso|cup|mug", answer["text"].lower()), answer["text"]
+    assert answer["n_tokens"] > 1 and answer["finish_reason"] in ("stop", "length")
