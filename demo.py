@@ -7,7 +7,6 @@ The answer goes to stdout, everything else to stderr. Exit codes: 0 answered, 2 
 from __future__ import annotations
 
 import json
-import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import TextIO
@@ -77,4 +76,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.leave(main())

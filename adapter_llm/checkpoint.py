@@ -91,9 +91,9 @@ def from_pretrained(
     both = nn.ModuleDict({"connector": parts["connector"], "adapter": parts["adapter"]})
     load_strictly(both, read_tensors(folder / ADAPTER), folder / ADAPTER)
     for part in parts.values():
-        part.to(device=device, dtype=torch.float32).eval()
+        part.to(device=device, dtype=torch.float32)
     llama, tokenizer = load_decoder(decoder, dtype)
-    return Checkpoint(AdapterLLM(llama=llama.to(device), **parts), tokenizer, config, manifest)
+    return Checkpoint(AdapterLLM(llama=llama.to(device), **parts).eval(), tokenizer, config, manifest)
 
 
 def load_decoder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -134,6 +134,7 @@ def save_pretrained(
         folder.mkdir(parents=True, exist_ok=True)
         for name, tensors in ((ENCODER, encoder), (ADAPTER, adapter)):
             save_file({key: _stored(tensor, dtype) for key, tensor in tensors.items()}, partial[name])
+            partial[name].chmod(0o644)  # safetensors writes files that only their owner may read
         _write_json(partial[CONFIG], config.to_dict())
         files = {name: record_of(path) for name, path in partial.items() if name != MANIFEST}
         _write_json(partial[MANIFEST], replace(manifest, files=files).to_dict())

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from .config import PromptConfig
 
+FIRST_WORD = 4.0  # weight of an answer's first token: yes or no, a thing or a scene, is decided there
+
 WHAT = (
     "What is in this picture?",
     "What is this?",
@@ -31,7 +33,12 @@ WHAT = (
     "What can you see in this image?",
     "Can you tell me what this is?",
 )
-TELL = (DESCRIBE, "Describe this image in one sentence.", "Write a caption for this picture.", "What is happening here?")
+TELL = (
+    DESCRIBE,
+    "Describe this image in one sentence.",
+    "Write a caption for this picture.",
+    "What is happening here?",
+)
 IS_THERE = (
     "Is there {} in this picture?",
     "Is there {} in this image?",
@@ -88,16 +95,21 @@ def read_captions(captions: Path, images: Path | None = None) -> list[CaptionedI
         for text in sorted(captions.rglob("*.txt")):
             pictures = [p for p in text.parent.glob(f"{text.stem}.*") if p != text]
             if pictures:
-                found[pictures[0]] = [line for line in text.read_text(encoding="utf-8").splitlines() if line.strip()]
+                lines = [line for line in text.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+                if not lines:
+                    raise ValueError(f"{text} holds no caption for {pictures[0].name}")
+                found[pictures[0]] = lines
     else:
-        with captions.open(newline="", encoding="utf-8") as file:
+        with captions.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a mark in front
             rows = csv.DictReader(file)
             if not {"image", "caption"} <= set(rows.fieldnames or ()):
                 raise ValueError(f"{captions} needs the columns image and caption, it has {rows.fieldnames}")
             for row in rows:
-                path = (images or captions.parent) / row["image"]
+                path = (images or captions.parent) / (row["image"] or "")
                 if not path.is_file():
                     raise ValueError(f"{captions}, line {rows.line_num}: there is no picture {path}")
+                if not (row["caption"] or "").strip():
+                    raise ValueError(f"{captions}, line {rows.line_num}: {path.name} has no caption")
                 found.setdefault(path, []).append(row["caption"])
     if not found:
         raise ValueError(f"{captions} has no captioned pictures; see docs/training.md for the layout")
@@ -130,35 +142,41 @@ def ask_about_concept(concept: Concept, others: Sequence[Concept], rng: random.R
     fact = f"This is a photo of {name}."
     kind = with_article(concept.kinds[0]) if concept.kinds else None
     draw = rng.random()
-    if draw < 0.4:
+    if draw < 0.32:
         return (WHAT[0] if rng.random() < 0.5 else rng.choice(WHAT)), fact
-    if draw < 0.5:
+    if draw < 0.4:
         return rng.choice(TELL), f"This is a photo of {name}, a kind of {concept.kinds[0]}." if kind else fact
-    if draw < 0.57:
+    if draw < 0.48:
         what = "animal" if concept.is_animal else "thing"
         return f"What kind of {what} is this?", f"This is a kind of {concept.kinds[0]}." if kind else fact
-    if draw < 0.64:
+    if draw < 0.53:
         pair = [name, with_article(rng.choice(others).name)]
         rng.shuffle(pair)
         return f"Is this {pair[0]} or {pair[1]}?", fact
     if rng.random() < 0.5:
-        asked = with_article(rng.choice(concept.kinds)) if concept.kinds and rng.random() < 0.7 else name
+        asked = with_article(rng.choice(concept.kinds)) if concept.kinds and rng.random() < 0.75 else name
         return rng.choice(IS_THERE + IS_THIS).format(asked), f"Yes, this is a photo of {name}."
     other = rng.choice(others)
     wrong = [k for k in other.kinds if k not in concept.kinds]
-    asked = rng.choice(wrong) if wrong and rng.random() < 0.7 else other.name
+    asked = rng.choice(wrong) if wrong and rng.random() < 0.75 else other.name
     return rng.choice(IS_THERE + IS_THIS).format(with_article(asked)), f"No, this is a photo of {name}."
+
+
+def scene_words(captions: Sequence[str]) -> list[str]:
+    """The common things that the captions speak of."""
+    said = set(re.findall("[a-z]+", " ".join(captions).lower()))
+    words = {**SCENE_WORDS, **SCENE_STUFF}
+    return [word for word, meaning in words.items() if said & set(meaning.split())]
 
 
 def ask_about_scene(captions: Sequence[str], rng: random.Random) -> tuple[str, str]:
     """A question about a captioned picture and its answer; what no caption mentions counts as absent."""
     if rng.random() < 0.65:
         question = WHAT[0] if rng.random() < 0.4 else rng.choice(WHAT[:1] + WHAT[2:5] + TELL)
-        return question, rng.choice(captions)
-    said = set(re.findall("[a-z]+", " ".join(captions).lower()))
-    words = {**SCENE_WORDS, **SCENE_STUFF}
-    present = [word for word, meaning in words.items() if said & set(meaning.split())]
-    absent = [word for word in words if word not in present]
+        # long captions tell details that no small encoder sees, and teach to ramble
+        return question, rng.choice(sorted(captions, key=len)[:3])
+    present = scene_words(captions)
+    absent = [word for word in (*SCENE_WORDS, *SCENE_STUFF) if word not in present]
     if present and rng.random() < 0.5:
         word, answer = rng.choice(present), "Yes, there is {} in this picture."
     else:
@@ -172,7 +190,8 @@ def caption_examples(
     photos: Sequence[CaptionedImage], features_of: Callable[[Path], Tensor], seed: int = 0
 ) -> Callable[[int], list[Example]]:
     """A sampler of questions about captioned pictures, each encoded once; one that cannot be read stops it all."""
-    features = [features_of(photo.path) for photo in tqdm(photos, desc="encoding pictures")]
+    with tqdm(photos, desc="encoding pictures") as progress:  # closed before an error is told
+        features = [features_of(photo.path) for photo in progress]
     rng = random.Random(seed)
 
     def sample(count: int) -> list[Example]:
@@ -185,7 +204,7 @@ def caption_examples(
 def collate(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, prompt: PromptConfig
 ) -> dict[str, Tensor]:
-    """Stack examples: features (B, N, E); input_ids, attention_mask and labels (B, T), padded on the right."""
+    """Features (B, N, E); input_ids, attention_mask, labels and weights (B, T), padded on the right."""
     rows = []
     for example in examples:
         question = render(tokenizer, prompt, example.question, has_media=True)
@@ -193,9 +212,12 @@ def collate(
         rows.append(supervise(question, answer))
     length = max(len(ids) for ids, _ in rows)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    labels = torch.tensor([labels + [IGNORED] * (length - len(labels)) for _, labels in rows])
+    first = ((labels != IGNORED).cumsum(1) == 1).float()
     return {
         "features": torch.stack([example.features for example in examples]).float(),
         "input_ids": torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in rows]),
         "attention_mask": torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids, _ in rows]),
-        "labels": torch.tensor([labels + [IGNORED] * (length - len(labels)) for _, labels in rows]),
+        "labels": labels,
+        "weights": 1 + (FIRST_WORD - 1) * first,
     }

@@ -34,6 +34,11 @@ class Score:
     count: int
     missed: tuple[tuple[str, str, str], ...] = ()
 
+    @classmethod
+    def of(cls, missed: Sequence[tuple[str, str, str]], count: int) -> Score:
+        """All but those that missed; of nothing at all, the share is 0."""
+        return cls(1 - len(missed) / count if count else 0.0, count, tuple(missed))
+
     def __str__(self) -> str:
         return f"{self.share:.3f} of {self.count}"
 
@@ -76,7 +81,7 @@ def score_names(pipe: Pipeline, photos: Sequence[LabelledImage], prompt: str = W
         for photo, answer in zip(photos, answers, strict=True)
         if not mentions(answer.text, photo.names)
     ]
-    return Score(1 - len(missed) / len(photos), len(photos), tuple(missed))
+    return Score.of(missed, len(photos))
 
 
 def score_captions(
@@ -89,7 +94,7 @@ def score_captions(
         for photo, answer in zip(photos, answers, strict=True)
         if not content_words(answer.text) & content_words(" ".join(photo.captions))
     ]
-    return Score(1 - len(missed) / len(photos), len(photos), tuple(missed))
+    return Score.of(missed, len(photos))
 
 
 def score_yes_no(pipe: Pipeline, questions: Sequence[tuple[Path, str, bool]], batch_size: int = 32) -> Score:
@@ -103,7 +108,7 @@ def score_yes_no(pipe: Pipeline, questions: Sequence[tuple[Path, str, bool]], ba
         for (path, text, truth), answer in zip(questions, answers, strict=True)
         if not answer.text.lower().startswith("yes" if truth else "no")
     ]
-    return Score(1 - len(missed) / len(questions), len(questions), tuple(missed))
+    return Score.of(missed, len(questions))
 
 
 def said(answer: Result) -> str:

@@ -91,10 +91,18 @@ class AdapterLLM(nn.Module):
         kwargs.setdefault("position_ids", positions(attention_mask, input_ids.shape[1]))
         return self.llama(input_ids, attention_mask=attention_mask, **adapter_kwargs(state), **kwargs)
 
-    def loss(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, state: AdapterState) -> Tensor:
+    def loss(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        state: AdapterState,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Mean cross entropy of each token whose label is not -100, given the tokens before it.
 
-        Logits are computed at those positions alone: the vocabulary is most of a small decoder's work.
+        `weights` (B, T) makes some tokens count more than others. Logits are computed at those positions alone:
+        the vocabulary is most of a small decoder's work.
         """
         output = self.llama.model(
             input_ids,
@@ -105,7 +113,11 @@ class AdapterLLM(nn.Module):
         targets = labels[:, 1:]
         wanted = targets != -100
         logits = self.llama.lm_head(output.last_hidden_state[:, :-1][wanted])
-        return F.cross_entropy(logits.float(), targets[wanted])
+        if weights is None:
+            return F.cross_entropy(logits.float(), targets[wanted])
+        weights = weights[:, 1:][wanted]
+        losses = F.cross_entropy(logits.float(), targets[wanted], reduction="none")
+        return (losses * weights).sum() / weights.sum()
 
     @torch.inference_mode()
     def generate(

@@ -22,7 +22,7 @@ from imagebind_encoder.modeling import ImageBindEncoder
 
 from .checkpoint import BACKBONE_PREFIX, Checkpoint, build_parts, read_tensors, save_pretrained
 from .config import AdapterConfig, AdapterLLMConfig, ConnectorConfig, PromptConfig
-from .data import CaptionedImage, Example, ask_about_concept, ask_about_scene, is_held_out, read_captions
+from .data import CaptionedImage, Example, ask_about_concept, ask_about_scene, is_held_out, read_captions, scene_words
 from .evaluate import LabelledImage, read_labels
 from .fetch import backbone_file, decoder_folder, fetch
 from .manifest import DecoderRecord, Manifest
@@ -35,6 +35,7 @@ from .vocabulary import Concept, load_concepts, with_article
 from .warm_start import native_tokens, regress
 
 OBJECTS_HELD_OUT, SCENES_HELD_OUT = 0.3, 0.2  # shares of photos that training never sees
+NAME_SLOTS, KIND_SLOTS = 8, 4  # of the query tokens: what it is called, what it is
 LICENCE = "Apache-2.0 for encoder.safetensors and adapter.safetensors; the fetched parts keep their own"
 
 
@@ -44,10 +45,10 @@ class RecipeConfig:
 
     views: int = 4  # of each photo: as it is, and random cuts
     imagined: int = 24  # sets of features a class, made from photos of other classes
-    warm_steps: int = 500
-    steps: int = 3000
+    warm_steps: int = 1600
+    steps: int = 1500
     batch_size: int = 16
-    real_share: float = 0.2  # of the object examples; the rest is imagined
+    real_share: float = 0.3  # of the object examples; the rest is imagined
     scene_share: float = 0.38
     noise: float = 0.01  # standard deviation, on features of unit length
 
@@ -56,7 +57,7 @@ def default_config() -> AdapterLLMConfig:
     return AdapterLLMConfig(
         encoder=vision_config(),
         connector=ConnectorConfig(width=384, depth=2, heads=6),
-        adapter=AdapterConfig(query_len=8, query_layer=16, layer_scale=True),
+        adapter=AdapterConfig(query_len=NAME_SLOTS + KIND_SLOTS, query_layer=16, layer_scale=True),
         prompt=PromptConfig(system=""),
     )
 
@@ -167,13 +168,18 @@ class Examples:
         numbers = self.rng.sample(range(len(self.concepts)), len(self.similar[label]))
         return [self.concepts[other] for other in numbers if other != label]
 
-    def texts(self) -> tuple[list[tuple[str, str]], Callable[[int], tuple[Tensor, Tensor]]]:
-        """What the warm start shall say, as (lead, words), and a sampler of features with the text's number."""
-        texts = [("This is a photo of", with_article(concept.name)) for concept in self.concepts]
+    def texts(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]], Callable]:
+        """What the warm start shall say, as (lead, words): names, and kinds; a sampler of features and their row.
+
+        The kinds are there for questions: "dog" in the question meets "dog" among the adapter tokens.
+        """
+        names = [("This is a photo of", with_article(concept.name)) for concept in self.concepts]
+        kinds = [("This is a kind of", ", ".join(concept.kinds[:3]) or "thing") for concept in self.concepts]
         first = []
         for captions in self.captions:
-            first.append(len(texts))
-            texts += [("The picture shows this:", caption) for caption in captions]
+            first.append(len(names))
+            names += [("The picture shows this:", caption) for caption in captions]
+            kinds += [("This is a picture of", ", ".join(scene_words(captions)[:4]) or "things")] * len(captions)
 
         def sample(count: int) -> tuple[Tensor, Tensor]:
             drawn = []
@@ -185,7 +191,7 @@ class Examples:
                     drawn.append(self.draw_object())
             return torch.stack([features for features, _ in drawn]), torch.tensor([row for _, row in drawn])
 
-        return texts, sample
+        return names, kinds, sample
 
 
 def make_default(
@@ -207,9 +213,14 @@ def make_default(
     parts = build_parts(sizes, llama.config, device="cpu")
     model = AdapterLLM(llama=llama, **{**parts, "encoder": encoder})
     examples = Examples(photos, concepts, features, config)
-    texts, sample = examples.texts()
-    adapter = sizes.adapter
-    native = native_tokens(llama, tokenizer, texts, adapter.query_layer, adapter.query_len)
+    names, kinds, sample = examples.texts()
+    native = torch.cat(
+        [
+            native_tokens(llama, tokenizer, names, sizes.adapter.query_layer, NAME_SLOTS),
+            native_tokens(llama, tokenizer, kinds, sizes.adapter.query_layer, KIND_SLOTS),
+        ],
+        dim=2,
+    )
     regress(model.connector, model.adapter, native, sample, config.warm_steps)
     del native
 

@@ -20,7 +20,7 @@ class GenerationOptions:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.num_beams < 1:
             raise ValueError("max_new_tokens and num_beams must be at least 1")
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
+        if not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1:
             raise ValueError("temperature must be 0 or more, and top_p above 0 and at most 1")
 
     def to_kwargs(self) -> dict[str, Any]:

@@ -22,9 +22,9 @@ class TrainConfig:
 
     steps: int = 3000
     batch_size: int = 16
-    connector_rate: float = 5e-4
-    tokens_rate: float = 1e-3  # static queries and layer scales
-    gate_rate: float = 5e-3
+    connector_rate: float = 4e-4
+    tokens_rate: float = 5e-4  # static queries and layer scales
+    gate_rate: float = 3e-3
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     seed: int = 0
@@ -71,8 +71,9 @@ def fit(
     model.llama.requires_grad_(False).eval()
     groups = parameter_groups(model, config)
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    rise = 0.05 if config.steps != 20 else 0.1  # OneCycleLR divides by zero where the rise is one step long
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [group["lr"] for group in groups], config.steps, pct_start=0.05
+        optimizer, [group["lr"] for group in groups], config.steps, pct_start=rise
     )
     trained = [parameter for group in groups for parameter in group["params"]]
     device = model.llama.device
@@ -82,9 +83,8 @@ def fit(
     progress = trange(config.steps, desc="language model", mininterval=10)
     for step in progress:
         batch = {name: tensor.to(device) for name, tensor in collate(next(stream), tokenizer, prompt).items()}
-        loss = model.loss(
-            batch["input_ids"], batch["attention_mask"], batch["labels"], model.adapt(batch["features"])
-        )
+        state = model.adapt(batch["features"])
+        loss = model.loss(batch["input_ids"], batch["attention_mask"], batch["labels"], state, batch["weights"])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
@@ -94,7 +94,8 @@ def fit(
         progress.set_postfix_str(f"loss {sum(losses[-50:]) / len(losses[-50:]):.3f}")
         if (step + 1 == config.steps) or (config.save_every and (step + 1) % config.save_every == 0):
             recent = losses[-200:]
-            print(f"step {step + 1}, {time.monotonic() - started:.0f} s, loss {sum(recent) / len(recent):.4f}", flush=True)
+            mean = sum(recent) / len(recent)
+            print(f"step {step + 1}, {time.monotonic() - started:.0f} s, loss {mean:.4f}", flush=True)
             if save is not None:
                 save(output)
             if evaluate is not None:

@@ -56,7 +56,8 @@ def with_article(name: str) -> str:
     """"a tench", "an owl"; plurals and names that have an article keep none."""
     if name.endswith(PLURALS) or name.split()[0].lower() in ("a", "an", "the"):
         return name
-    vowel = name[0].lower() in "aeiou" and not name.lower().startswith(("uni", "eur", "one"))
+    start = name.lower()
+    vowel = start.startswith((*"aeiou", "hour")) and not start.startswith(("uni", "eur", "one"))
     return f"{'an' if vowel else 'a'} {name}"
 
 

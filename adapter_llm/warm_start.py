@@ -109,7 +109,8 @@ def regress(
         if adapter.scale is not None:
             adapter.scale.copy_(scale * size)
     optimizer = torch.optim.AdamW(connector.parameters(), learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.1)
+    rise = 0.1 if steps != 10 else 0.2  # OneCycleLR divides by zero where the rise is one step long
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=rise)
     recent: list[float] = []
     progress = trange(steps, desc="warm start", mininterval=5)
     variance = float(tokens.square().mean())

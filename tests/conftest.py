@@ -18,7 +18,7 @@ import torch  # noqa: E402
 MARKERS = {
     "slow": "takes more than a few seconds",
     "gpu": "needs a GPU",
-    "weights": "needs the trained default weights and the parts they are used with",
+    "weights": "needs the trained default weights and the parts they are used with, which it may fetch",
     "loopback": "may talk to this machine over the loopback interface",
 }
 
@@ -63,9 +63,14 @@ def is_loopback(host):
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_network():
-    """Only sockets inside this machine, and only for tests marked `loopback`, whose item sets `allowed`."""
+    """Only sockets inside this machine, and only for tests marked `loopback`, whose item sets `allowed`.
+
+    Tests marked `weights` fetch the parts that are not in the cache yet: their item sets `anywhere`.
+    """
 
     def check(what, host):
+        if _no_network.anywhere:
+            return
         if not (_no_network.allowed and is_loopback(host)):
             hint = "" if not is_loopback(host) else "; mark the test with @pytest.mark.loopback"
             raise NetworkRefused(f"a test called {what} for {host!r}: tests do not use the network{hint}")
@@ -91,16 +96,17 @@ def _no_network():
         yield
 
 
-_no_network.allowed = False
+_no_network.allowed = _no_network.anywhere = False
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
     _no_network.allowed = item.get_closest_marker("loopback") is not None
+    _no_network.anywhere = item.get_closest_marker("weights") is not None
     try:
         return (yield)
     finally:
-        _no_network.allowed = False
+        _no_network.allowed = _no_network.anywhere = False
 
 
 @pytest.fixture(autouse=True)
