@@ -54,12 +54,15 @@ def answer(args: Namespace, out: TextIO) -> int:
     pipe = Pipeline.from_pretrained(weights=args.weights, llm=args.llm, device=args.device, dtype=args.dtype)
     names = ("max_new_tokens", "temperature", "top_p", "seed")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    prompt, media = args.prompt or None, {"image": images or None}
+    prompt = args.prompt or None
+    if images:
+        options["state"] = pipe.adapt(image=images)
+        cli.give_back_memory()  # the encoder's work is done
     if args.json:
-        result = pipe.result(prompt, **media, **options)
+        result = pipe.result(prompt, **options)
         print(json.dumps(result.to_dict(), ensure_ascii=False), file=out)
         return cli.OK
-    for piece in pipe.stream(prompt, **media, **options):
+    for piece in pipe.stream(prompt, **options):
         print(piece, end="", file=out, flush=True)
     print(file=out, flush=True)
     return cli.OK

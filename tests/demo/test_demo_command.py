@@ -38,6 +38,10 @@ class FakePipeline:
             raise cls.failure
         return cls()
 
+    def adapt(self, image):
+        self.calls.append(("adapt", image))
+        return "what was seen"
+
     def stream(self, prompt, **options):
         self.calls.append(("stream", prompt, options))
         yield from ("a ", "dog")
@@ -72,10 +76,10 @@ def run(*arguments):
 def test_the_answer_is_all_that_stdout_gets(fake, photo, capsys):
     assert run("--image", photo, "--prompt", "What is it?") == 0
     assert capsys.readouterr() == ("a dog\n", "chatter of a library\n")
-    (_, options), (kind, prompt, asked) = fake.calls
+    (_, options), (looked, seen), (kind, prompt, asked) = fake.calls
     assert options == {"weights": str(ROOT / "weights" / "default"), "llm": None, "device": "auto", "dtype": "auto"}
-    assert (kind, prompt, list(asked)) == ("stream", "What is it?", ["image"])
-    ((image, weight),) = asked["image"]
+    assert (looked, kind, prompt, asked) == ("adapt", "stream", "What is it?", {"state": "what was seen"})
+    ((image, weight),) = seen
     assert image.size == (12, 8) and weight == 1
 
 
@@ -85,10 +89,10 @@ def test_every_option_reaches_the_pipeline(fake, photo, monkeypatch):
     arguments = "--weights w --llm l.gguf --device cuda:1 --dtype bfloat16 --max-new-tokens 9 --temperature 0.5"
     arguments += " --top-p 0.9 --seed 7 --threads 3"
     assert run("--image", f"{photo}:0.7", "--image", f"{photo}:0.3", "--prompt", "x", *arguments.split()) == 0
-    (_, loaded), (_, _, asked) = fake.calls
+    (_, loaded), (_, seen), (_, _, asked) = fake.calls
     assert loaded == {"weights": "w", "llm": "l.gguf", "device": "cuda:1", "dtype": "bfloat16"}
-    assert [weight for _, weight in asked.pop("image")] == [0.7, 0.3]
-    assert asked == {"max_new_tokens": 9, "temperature": 0.5, "top_p": 0.9, "seed": 7}
+    assert [weight for _, weight in seen] == [0.7, 0.3]
+    assert asked == {"state": "what was seen", "max_new_tokens": 9, "temperature": 0.5, "top_p": 0.9, "seed": 7}
     assert threads == [3]
 
 
@@ -99,26 +103,26 @@ def test_options_fit_the_real_pipeline():
     loading = inspect.signature(pipeline.Pipeline.from_pretrained).parameters
     assert {"weights", "llm", "device", "dtype"} <= set(loading)
     for method in (pipeline.Pipeline.stream, pipeline.Pipeline.result):
-        assert {"prompt", "image"} <= set(inspect.signature(method).parameters)
+        assert {"prompt", "options"} <= set(inspect.signature(method).parameters)
     pipeline.GenerationOptions(max_new_tokens=9, temperature=0.5, top_p=0.9, seed=7)
 
 
 @pytest.mark.parametrize("prompt", [["--prompt"], [], ["--prompt", ""]])
 def test_without_words_a_description_is_asked_for(fake, photo, prompt):
     assert run("--image", photo, *prompt) == 0
-    assert fake.calls[1][1] is None
+    assert fake.calls[2][1] is None
 
 
 def test_a_question_needs_no_picture(fake, capsys):
     assert run("--prompt", "Who are you?") == 0
-    assert fake.calls[1] == ("stream", "Who are you?", {"image": None})
+    assert fake.calls[1] == ("stream", "Who are you?", {})
 
 
 def test_json_is_one_object(fake, photo, capsys):
     assert run("--image", photo, "--json") == 0
     out = capsys.readouterr().out
     assert json.loads(out) == {"text": "a 🐕", "n_tokens": 3} and out.count("\n") == 1 and "🐕" in out
-    assert fake.calls[1][0] == "result"
+    assert fake.calls[2][0] == "result"
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -186,7 +190,7 @@ class Pipeline:
     def from_pretrained(cls, **options):
         import warnings; warnings.warn("chatter"); print("chatter")
         return cls()
-    def stream(self, prompt, image):
+    def stream(self, prompt):
         yield "é word\\n"
         {then}
 sys.modules["adapter_llm.pipeline"] = types.SimpleNamespace(Pipeline=Pipeline)
