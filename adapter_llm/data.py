@@ -48,6 +48,12 @@ IS_THERE = (
 )
 IS_THIS = ("Is this {}?", "Is this a picture of {}?")
 
+# kinds that questions are about: few enough to be learned from a few thousand of them
+ASKED = (
+    "dog cat bird fish snake insect animal vehicle car boat building furniture food fruit instrument clothing "
+    "person flower bottle ball"
+).split()
+
 # words of everyday captions, each with the words that also mean it
 SCENE_WORDS = {
     "dog": "dog dogs puppy",
@@ -142,24 +148,36 @@ def ask_about_concept(concept: Concept, others: Sequence[Concept], rng: random.R
     fact = f"This is a photo of {name}."
     kind = with_article(concept.kinds[0]) if concept.kinds else None
     draw = rng.random()
-    if draw < 0.32:
+    if draw < 0.36:
         return (WHAT[0] if rng.random() < 0.5 else rng.choice(WHAT)), fact
-    if draw < 0.4:
+    if draw < 0.44:
         return rng.choice(TELL), f"This is a photo of {name}, a kind of {concept.kinds[0]}." if kind else fact
-    if draw < 0.48:
+    if draw < 0.5:
         what = "animal" if concept.is_animal else "thing"
         return f"What kind of {what} is this?", f"This is a kind of {concept.kinds[0]}." if kind else fact
     if draw < 0.53:
         pair = [name, with_article(rng.choice(others).name)]
         rng.shuffle(pair)
         return f"Is this {pair[0]} or {pair[1]}?", fact
+    question = IS_THERE[0] if rng.random() < 0.5 else rng.choice(IS_THERE + IS_THIS)
     if rng.random() < 0.5:
-        asked = with_article(rng.choice(concept.kinds)) if concept.kinds and rng.random() < 0.75 else name
-        return rng.choice(IS_THERE + IS_THIS).format(asked), f"Yes, this is a photo of {name}."
-    other = rng.choice(others)
-    wrong = [k for k in other.kinds if k not in concept.kinds]
-    asked = rng.choice(wrong) if wrong and rng.random() < 0.75 else other.name
-    return rng.choice(IS_THERE + IS_THIS).format(with_article(asked)), f"No, this is a photo of {name}."
+        asked = _thing_to_ask(concept, (), rng)
+        return question.format(with_article(asked)), f"Yes, this is a photo of {name}."
+    asked = _thing_to_ask(rng.choice(others), (*concept.kinds, *concept.names), rng)
+    return question.format(with_article(asked)), f"No, this is a photo of {name}."
+
+
+def _thing_to_ask(concept: Concept, excluded: Sequence[str], rng: random.Random) -> str:
+    """A common kind that the concept is, most often the nearest, or its name; none of the excluded words.
+
+    Drawn alike for yes and no, so that the word alone does not give the answer away.
+    """
+    kinds = [kind for kind in concept.kinds if kind in ASKED and kind not in excluded]
+    if kinds and rng.random() < 0.85:
+        return kinds[0] if rng.random() < 0.7 else rng.choice(kinds)
+    if concept.name not in excluded:
+        return concept.name
+    return rng.choice([kind for kind in ASKED if kind not in excluded])
 
 
 def scene_words(captions: Sequence[str]) -> list[str]:
@@ -171,19 +189,20 @@ def scene_words(captions: Sequence[str]) -> list[str]:
 
 def ask_about_scene(captions: Sequence[str], rng: random.Random) -> tuple[str, str]:
     """A question about a captioned picture and its answer; what no caption mentions counts as absent."""
-    if rng.random() < 0.65:
+    if rng.random() < 0.55:
         question = WHAT[0] if rng.random() < 0.4 else rng.choice(WHAT[:1] + WHAT[2:5] + TELL)
         # long captions tell details that no small encoder sees, and teach to ramble
         return question, rng.choice(sorted(captions, key=len)[:3])
     present = scene_words(captions)
     absent = [word for word in (*SCENE_WORDS, *SCENE_STUFF) if word not in present]
-    if present and rng.random() < 0.5:
-        word, answer = rng.choice(present), "Yes, there is {} in this picture."
+    if rng.random() < 0.35:
+        word = "dog"  # half of the photos show one: a question that its word alone does not answer
     else:
-        word, answer = rng.choice(absent), "No, there is no {} in this picture."
+        word = rng.choice(present if present and rng.random() < 0.5 else absent)
+    answer = "Yes, there is {} in this picture." if word in present else "No, there is no {} in this picture."
     thing = word if word in SCENE_STUFF else with_article(word)
     answer = answer.format(thing if answer.startswith("Yes") else word)
-    return rng.choice(IS_THERE).format(thing), answer
+    return (IS_THERE[0] if rng.random() < 0.5 else rng.choice(IS_THERE)).format(thing), answer
 
 
 def caption_examples(

@@ -162,8 +162,8 @@ class Examples:
         return examples
 
     def others(self, label: int) -> list[Concept]:
-        """Classes it is not: half of the time the most similar ones."""
-        if self.rng.random() < 0.5:
+        """Classes it is not: now and then the most similar ones."""
+        if self.rng.random() < 0.15:
             return [self.concepts[other] for other in self.similar[label]]
         numbers = self.rng.sample(range(len(self.concepts)), len(self.similar[label]))
         return [self.concepts[other] for other in numbers if other != label]

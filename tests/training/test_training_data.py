@@ -10,6 +10,7 @@ import torch
 
 from adapter_llm.config import PromptConfig
 from adapter_llm.data import (
+    ASKED,
     FIRST_WORD,
     IS_THERE,
     IS_THIS,
@@ -175,8 +176,10 @@ def test_yes_if_and_only_if_a_name_or_kind_fits(concept):
     yes, no = (sum(n for (word, _), n in counts.items() if word == said) for said in ("Ye", "No"))
     assert abs(yes - no) < 5 * (yes + no) ** 0.5  # balanced: saying yes always wins nothing
     assert yes + no > 0.25 * DRAWS
-    if concept.kinds:
+    if set(concept.kinds) & set(ASKED):
         assert counts["Ye", True] > counts["Ye", False] > 0
+    else:  # what nobody asks for is asked for by its name alone
+        assert counts["Ye", True] == 0 < counts["Ye", False]
 
 
 @pytest.mark.parametrize("concept", CONCEPTS, ids=lambda concept: concept.name)
@@ -238,11 +241,11 @@ def test_scene_answers_are_captions_or_follow_from_them(captions):
         wanted = f"Yes, there is {thing} in this picture." if present else f"No, there is no {word} in this picture."
         assert answer == wanted, question
         counts[present] += 1
-    assert abs(counts["caption"] / DRAWS - 0.65) < 0.05
+    assert abs(counts["caption"] / DRAWS - 0.55) < 0.05
     if captions is SCENES[2]:
-        assert counts[True] == 0
+        assert counts[True] == 0 < counts[False]
     else:
-        assert abs(counts[True] - counts[False]) < 5 * (counts[True] + counts[False]) ** 0.5
+        assert counts[True] > 0.1 * DRAWS and counts[False] > 0.1 * DRAWS
 
 
 def test_scene_words_are_words_that_a_caption_can_hold():

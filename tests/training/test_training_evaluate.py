@@ -131,7 +131,7 @@ def test_word_questions_are_balanced_and_true(word, count):
 def test_thing_questions_ask_for_what_is_there_and_for_what_is_not():
     concepts = [
         Concept("a", ("tench",), "", ("fish", "animal")), Concept("b", ("owl",), "", ("bird", "animal")),
-        Concept("c", ("pen",), "", ()), Concept("d", ("gown",), "", ("dress",)),
+        Concept("c", ("pen",), "", ()), Concept("d", ("gown",), "", ("dress", "clothing")),
     ]  # fmt: skip
     photos = [LabelledImage(Path(c.synset), c.synset, c.name) for c in concepts]
     questions = thing_questions(photos, concepts)

@@ -91,7 +91,7 @@ def test_others_are_never_the_thing_itself():
         assert all(CONCEPTS[label] not in others and len(others) >= 11 for others in lists)
         assert len({tuple(o.synset for o in others) for others in lists}) > 5  # the similar ones, and random ones
         similar = [CONCEPTS[n] for n in mixture.similar[label]]
-        assert 5 < sum(others == similar for others in lists) < 35
+        assert sum(others == similar for others in lists) < 20
 
 
 def test_noise_is_as_loud_as_configured():
