@@ -142,29 +142,34 @@ class Example:
     answer: str
 
 
-def ask_about_concept(concept: Concept, others: Sequence[Concept], rng: random.Random) -> tuple[str, str]:
-    """A question about a picture of `concept` and its answer; `others` are what it may be mistaken for."""
+def ask_about_concept(
+    concept: Concept, others: Sequence[Concept], rng: random.Random, yes_no: float = 0.5
+) -> tuple[str, str]:
+    """A question about a picture of `concept` and its answer; `others` are what it is not.
+
+    `yes_no` is the share of questions for yes or no, half of which are answered with yes.
+    """
     name = with_article(concept.name)
     fact = f"This is a photo of {name}."
     kind = with_article(concept.kinds[0]) if concept.kinds else None
+    if rng.random() < yes_no:
+        question = IS_THERE[0] if rng.random() < 0.5 else rng.choice(IS_THERE + IS_THIS)
+        if rng.random() < 0.5:
+            asked = _thing_to_ask(concept, (), rng)
+            return question.format(with_article(asked)), f"Yes, this is a photo of {name}."
+        asked = _thing_to_ask(rng.choice(others), (*concept.kinds, *concept.names), rng)
+        return question.format(with_article(asked)), f"No, this is a photo of {name}."
     draw = rng.random()
-    if draw < 0.36:
+    if draw < 0.68:
         return (WHAT[0] if rng.random() < 0.5 else rng.choice(WHAT)), fact
-    if draw < 0.44:
+    if draw < 0.83:
         return rng.choice(TELL), f"This is a photo of {name}, a kind of {concept.kinds[0]}." if kind else fact
-    if draw < 0.5:
+    if draw < 0.94:
         what = "animal" if concept.is_animal else "thing"
         return f"What kind of {what} is this?", f"This is a kind of {concept.kinds[0]}." if kind else fact
-    if draw < 0.53:
-        pair = [name, with_article(rng.choice(others).name)]
-        rng.shuffle(pair)
-        return f"Is this {pair[0]} or {pair[1]}?", fact
-    question = IS_THERE[0] if rng.random() < 0.5 else rng.choice(IS_THERE + IS_THIS)
-    if rng.random() < 0.5:
-        asked = _thing_to_ask(concept, (), rng)
-        return question.format(with_article(asked)), f"Yes, this is a photo of {name}."
-    asked = _thing_to_ask(rng.choice(others), (*concept.kinds, *concept.names), rng)
-    return question.format(with_article(asked)), f"No, this is a photo of {name}."
+    pair = [name, with_article(rng.choice(others).name)]
+    rng.shuffle(pair)
+    return f"Is this {pair[0]} or {pair[1]}?", fact
 
 
 def _thing_to_ask(concept: Concept, excluded: Sequence[str], rng: random.Random) -> str:

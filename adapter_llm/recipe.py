@@ -46,10 +46,11 @@ class RecipeConfig:
     views: int = 4  # of each photo: as it is, and random cuts
     imagined: int = 24  # sets of features a class, made from photos of other classes
     warm_steps: int = 1600
-    steps: int = 1500
+    steps: int = 2200
     batch_size: int = 16
     real_share: float = 0.3  # of the object examples; the rest is imagined
     scene_share: float = 0.38
+    yes_no: float = 0.6  # of the questions about objects
     noise: float = 0.01  # standard deviation, on features of unit length
 
 
@@ -156,7 +157,9 @@ class Examples:
                 question, answer = ask_about_scene(self.captions[photo], self.rng)
             else:
                 features, label = self.draw_object()
-                question, answer = ask_about_concept(self.concepts[label], self.others(label), self.rng)
+                question, answer = ask_about_concept(
+                    self.concepts[label], self.others(label), self.rng, self.config.yes_no
+                )
             noisy = features + self.config.noise * torch.randn(features.shape)
             examples.append(Example(noisy, question, answer))
         return examples

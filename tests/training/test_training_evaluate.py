@@ -183,7 +183,7 @@ def test_measure_scores_a_folder(tmp_path):
         "scenes: shares a content word in a description": (1.0, 4),
         "yes or no, dog, in scenes": (0.5, 4),
         "yes or no, person, in scenes": (0.5, 4),
-        "yes or no, kinds of objects": (0.5, 8),
+        "yes or no, twenty common kinds, in objects": (0.5, 8),
         "yes or no, dog, in objects": (0.5, 2),
     }
     without = measure(pipe, tmp_path, None, 1.0, 1.0)
