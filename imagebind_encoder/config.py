@@ -47,7 +47,7 @@ class ImageConfig:
         require_positive(self, "size")
         for name in ("mean", "std"):
             values = getattr(self, name)
-            if len(values) != 3 or not all(is_number(value) for value in values):
+            if not isinstance(values, tuple) or len(values) != 3 or not all(is_number(value) for value in values):
                 raise ConfigError(f"ImageConfig.{name} needs three numbers, one a channel, not {values!r}")
         if min(self.std) <= 0:
             raise ConfigError(f"ImageConfig.std must be positive, not {self.std!r}")
@@ -69,6 +69,10 @@ class PatchStemConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "channels", "size", "kernel", "stride")
+        for name in ("size", "kernel", "stride"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple):
+                raise ConfigError(f"PatchStemConfig.{name} needs a list, one number an axis, not {value!r}")
         if not len(self.size) == len(self.kernel) == len(self.stride):
             raise ConfigError(
                 f"a stem's size {self.size}, kernel {self.kernel} and stride {self.stride} need as many axes each"

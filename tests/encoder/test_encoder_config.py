@@ -110,3 +110,14 @@ def test_stem_of_another_modality_is_refused():
         EncoderConfig(7, {"text": TrunkConfig(8, 1, 2, stem=flat)})
     with pytest.raises(ConfigError, match="a vision stem has 3 axes, not 2"):
         EncoderConfig(7, {"vision": TrunkConfig(8, 1, 2, stem=flat)})
+
+
+@pytest.mark.parametrize("where, value", [(("image", "mean"), 3), (("trunks", "vision", "stem", "size"), 5)])
+def test_a_number_in_place_of_a_list_is_a_sentence(where, value):
+    data = EncoderConfig.preset("huge").to_dict()
+    inner = data
+    for key in where[:-1]:
+        inner = inner[key]
+    inner[where[-1]] = value
+    with pytest.raises(ConfigError, match=f"{where[-1]} needs .*not {value}"):
+        EncoderConfig.from_dict(data)
