@@ -96,7 +96,7 @@ def project_adapter(llama: PreTrainedModel, tokens: Tensor, gates: Tensor) -> Ad
     """
     layers = decoder_layers(llama)[-tokens.shape[1] :]
     keys, values = [], []
-    for layer, layer_tokens in zip(layers, tokens.unbind(1)):
+    for layer, layer_tokens in zip(layers, tokens.unbind(1), strict=True):
         attention = layer.self_attn
         layer_tokens = layer_tokens.to(attention.k_proj.weight.device, attention.k_proj.weight.dtype)
         shape = (*layer_tokens.shape[:2], -1, attention.head_dim)
