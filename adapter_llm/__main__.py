@@ -6,6 +6,7 @@ import json
 import sys
 from argparse import Namespace
 from dataclasses import replace
+from errno import ENOENT
 from pathlib import Path
 from typing import TextIO
 
@@ -93,6 +94,9 @@ def score(args: Namespace, out: TextIO) -> int:
     from .vocabulary import load_concepts
 
     concepts = load_concepts(args.wordnet) if args.wordnet else None
+    for name in ("objects.csv", "scenes.csv"):  # before the model is loaded
+        if not (args.data / name).is_file():
+            raise FileNotFoundError(ENOENT, "there is no such file", str(args.data / name))
     pipe = Pipeline.from_pretrained(args.weights, args.llm, device=args.device, dtype=args.dtype)
     shares = (1.0, 1.0) if args.all else (OBJECTS_HELD_OUT, SCENES_HELD_OUT)
     scores = measure(pipe, args.data, concepts, *shares)

@@ -151,7 +151,6 @@ def ask_about_concept(
     """
     name = with_article(concept.name)
     fact = f"This is a photo of {name}."
-    kind = with_article(concept.kinds[0]) if concept.kinds else None
     if rng.random() < yes_no:
         question = IS_THERE[0] if rng.random() < 0.5 else rng.choice(IS_THERE + IS_THIS)
         if rng.random() < 0.5:
@@ -163,10 +162,10 @@ def ask_about_concept(
     if draw < 0.68:
         return (WHAT[0] if rng.random() < 0.5 else rng.choice(WHAT)), fact
     if draw < 0.83:
-        return rng.choice(TELL), f"This is a photo of {name}, a kind of {concept.kinds[0]}." if kind else fact
+        return rng.choice(TELL), f"This is a photo of {name}, a kind of {concept.kinds[0]}." if concept.kinds else fact
     if draw < 0.94:
         what = "animal" if concept.is_animal else "thing"
-        return f"What kind of {what} is this?", f"This is a kind of {concept.kinds[0]}." if kind else fact
+        return f"What kind of {what} is this?", f"This is a kind of {concept.kinds[0]}." if concept.kinds else fact
     pair = [name, with_article(rng.choice(others).name)]
     rng.shuffle(pair)
     return f"Is this {pair[0]} or {pair[1]}?", fact

@@ -197,10 +197,8 @@ class Examples:
         return names, kinds, sample
 
 
-def make_default(
-    data: Path, wordnet: Path, output: Path, work: Path, config: RecipeConfig, evaluate: Callable | None = None
-) -> Checkpoint:
-    """Train the default weights into `output`; `evaluate(checkpoint)` returns the manifest's quality entry."""
+def make_default(data: Path, wordnet: Path, output: Path, work: Path, config: RecipeConfig) -> Checkpoint:
+    """Train the default weights into `output`, keeping what can be used again in `work`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     work.mkdir(parents=True, exist_ok=True)
@@ -245,7 +243,4 @@ def make_default(
         save_pretrained(folder, model, sizes, manifest)
 
     fit(model, tokenizer, sizes.prompt, examples.draw, settings, save, output)
-    checkpoint = Checkpoint(model.eval(), tokenizer, sizes, manifest)
-    if evaluate is not None:
-        save_pretrained(output, model, sizes, Manifest(**{**vars(manifest), "quality": evaluate(output)}))
-    return checkpoint
+    return Checkpoint(model.eval(), tokenizer, sizes, manifest)

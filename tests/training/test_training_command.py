@@ -157,3 +157,10 @@ def test_evaluate_prints_and_records_scores(tmp_path, weights, decoder, capsys):
     assert quality.keys() == scores.keys()
     assert quality["objects: named in a description"] == {"share": 0.0, "count": 1}
     assert Pipeline.from_pretrained(folder, llm=decoder, device="cpu").manifest.quality == quality
+
+
+def test_evaluate_misses_its_data_before_it_loads_anything(tmp_path, capsys):
+    from adapter_llm.__main__ import main
+
+    assert main(["evaluate", str(tmp_path), "--weights", str(tmp_path / "none")]) == 1
+    assert "objects.csv" in capsys.readouterr().err
