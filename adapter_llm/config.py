@@ -6,8 +6,39 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imagebind_encoder.config import EncoderConfig
+from imagebind_encoder.config import EncoderConfig, ImageConfig, Modality
 from imagebind_encoder.schema import ConfigError, as_arguments, as_plain, is_number, require_positive
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """CLIP's vision transformer as the encoder: all its tokens, projected, are the features (LLaMA-Adapter V2)."""
+
+    embedding_dim: int = 768  # E
+    width: int = 1024
+    depth: int = 24
+    heads: int = 16
+    patch_size: int = 14  # pixels
+    image: ImageConfig = field(default_factory=ImageConfig)
+    kind: str = "clip"  # tells this config from an EncoderConfig
+
+    def __post_init__(self) -> None:
+        require_positive(self, "embedding_dim", "width", "depth", "heads", "patch_size")
+        if self.kind != "clip":
+            raise ConfigError(f'encoder.kind is "{self.kind}"; it must be "clip", or left out for ImageBind')
+        if self.width % self.heads:
+            raise ConfigError(f"encoder.width {self.width} is not a multiple of encoder.heads {self.heads}")
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        return (Modality.VISION,)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> ClipConfig:
+        values = as_arguments(cls, values, "encoder")
+        if "image" in values:
+            values["image"] = ImageConfig(**as_arguments(ImageConfig, values["image"], "encoder.image"))
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -30,8 +61,7 @@ class ConnectorConfig:
             value = getattr(self, name)
             if not is_number(value) or value <= 0:
                 raise ConfigError(f"ConnectorConfig.{name} must be a positive number, not {value!r}")
-        if not isinstance(self.bias, bool):
-            raise ConfigError(f"ConnectorConfig.bias must be true or false, not {self.bias!r}")
+        _require_bool(self, "bias")
         if self.kind == "visual_query" and self.width % self.heads:
             raise ConfigError(f"connector.width {self.width} is not a multiple of connector.heads {self.heads}")
 
@@ -43,11 +73,28 @@ class AdapterConfig:
     query_len: int = 10  # adapter tokens a layer (Q)
     query_layer: int = 31  # the last L decoder layers get them
     layer_scale: bool = False  # a learned (L, D) factor on the query tokens; published weights have none
+    gate_scale: bool = False  # a learned factor a layer on tanh(gate): `new_gate` of the V2 files with LoRA
 
     def __post_init__(self) -> None:
         require_positive(self, "query_len", "query_layer")
-        if not isinstance(self.layer_scale, bool):
-            raise ConfigError(f"AdapterConfig.layer_scale must be true or false, not {self.layer_scale!r}")
+        _require_bool(self, "layer_scale", "gate_scale")
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """What the weights change in the decoder itself, on top of the base model they were trained for."""
+
+    biases: bool = False  # on q_proj, o_proj and the feed-forward; never on k_proj and v_proj
+    norms: bool = False  # every RMSNorm of the decoder is replaced
+    lora_rank: int = 0  # rank of the update of every linear layer; 0: none
+
+    def __post_init__(self) -> None:
+        _require_bool(self, "biases", "norms")
+        if isinstance(self.lora_rank, bool) or not isinstance(self.lora_rank, int) or self.lora_rank < 0:
+            raise ConfigError(f"DecoderConfig.lora_rank must be an integer, at least 0, not {self.lora_rank!r}")
+
+    def __bool__(self) -> bool:
+        return self.biases or self.norms or self.lora_rank > 0
 
 
 @dataclass(frozen=True)
@@ -56,32 +103,42 @@ class PromptConfig:
 
     template: str = "chat"  # "chat" (the tokenizer's own) or "alpaca" (the published adapters)
     system: str | None = None  # system message of turns with media; None leaves the template's default
+    empty_input: bool = False  # alpaca: an empty context still selects the template with one, as in V2
 
     def __post_init__(self) -> None:
         if self.template not in ("chat", "alpaca"):
             raise ConfigError(f'prompt.template is "{self.template}"; it must be "chat" or "alpaca"')
         if self.system is not None and not isinstance(self.system, str):
             raise ConfigError(f"PromptConfig.system must be a text or null, not {self.system!r}")
+        _require_bool(self, "empty_input")
 
 
 @dataclass(frozen=True)
 class AdapterLLMConfig:
     """The whole model but the decoder, whose sizes come from its own config."""
 
-    encoder: EncoderConfig
+    encoder: EncoderConfig | ClipConfig
     connector: ConnectorConfig = field(default_factory=ConnectorConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
     @classmethod
     def from_dict(cls, values: dict) -> AdapterLLMConfig:
         """Raise ConfigError for a key that does not exist, at any depth."""
         values = as_arguments(cls, values, "the config")
-        parts = {"connector": ConnectorConfig, "adapter": AdapterConfig, "prompt": PromptConfig}
+        parts = {
+            "connector": ConnectorConfig,
+            "adapter": AdapterConfig,
+            "prompt": PromptConfig,
+            "decoder": DecoderConfig,
+        }
         for name, part in parts.items():
             if name in values:
                 values[name] = part(**as_arguments(part, values[name], name))
-        return cls(**{**values, "encoder": EncoderConfig.from_dict(values["encoder"])})
+        encoder = values["encoder"]
+        family = ClipConfig if isinstance(encoder, dict) and "kind" in encoder else EncoderConfig
+        return cls(**{**values, "encoder": family.from_dict(encoder)})
 
     @classmethod
     def load(cls, path: str | Path) -> AdapterLLMConfig:
@@ -93,3 +150,9 @@ class AdapterLLMConfig:
 
     def to_dict(self) -> dict:
         return as_plain(self)
+
+
+def _require_bool(config: object, *names: str) -> None:
+    for name in names:
+        if not isinstance(getattr(config, name), bool):
+            raise ConfigError(f"{type(config).__name__}.{name} must be true or false, not {getattr(config, name)!r}")

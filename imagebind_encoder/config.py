@@ -42,6 +42,7 @@ class ImageConfig:
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     crop: str = "center"  # "center": shorter side to size, cut the middle; "squash": keep everything
     orient: bool = True  # turn the picture as its EXIF tag says; the original ignores the tag (False)
+    channels: str = "rgb"  # order in the tensor; mean and std are in the same order. "bgr": LLaMA-Adapter V2
 
     def __post_init__(self) -> None:
         require_positive(self, "size")
@@ -53,6 +54,8 @@ class ImageConfig:
             raise ConfigError(f"ImageConfig.std must be positive, not {self.std!r}")
         if self.crop not in ("center", "squash"):
             raise ConfigError(f"ImageConfig.crop must be 'center' or 'squash', not {self.crop!r}")
+        if self.channels not in ("rgb", "bgr"):
+            raise ConfigError(f"ImageConfig.channels must be 'rgb' or 'bgr', not {self.channels!r}")
         if not isinstance(self.orient, bool):
             raise ConfigError(f"ImageConfig.orient must be true or false, not {self.orient!r}")
 
@@ -197,6 +200,10 @@ class EncoderConfig:
         if isinstance(published, PatchStemConfig) and len(trunk.stem.size) != len(published.size):
             raise ConfigError(f"a {modality} stem has {len(published.size)} axes, not {len(trunk.stem.size)}")
         return trunk
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        return tuple(self.trunks)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers, ready for JSON; `from_dict` gives the config back."""

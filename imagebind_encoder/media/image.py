@@ -74,11 +74,12 @@ def fit_image(image: Image.Image, config: ImageConfig) -> Image.Image:
 
 
 def normalise(image: Image.Image, config: ImageConfig) -> "torch.Tensor":
-    """float32 (3, H, W): (u / 255 - mean) / std of an RGB picture."""
+    """float32 (3, H, W): (u / 255 - mean) / std of an RGB picture, channels in the order of the config."""
     import numpy
     import torch
 
-    pixels = torch.from_numpy(numpy.array(image)).permute(2, 0, 1).contiguous()
+    pixels = torch.from_numpy(numpy.array(image)).permute(2, 0, 1)
+    pixels = (pixels.flip(0) if config.channels == "bgr" else pixels).contiguous()
     mean, std = (torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (config.mean, config.std))
     return pixels.float().div_(255).sub_(mean).div_(std)
 

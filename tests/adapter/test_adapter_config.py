@@ -5,26 +5,28 @@ import json
 
 import pytest
 
-from adapter_llm.config import AdapterConfig, AdapterLLMConfig, ConnectorConfig, PromptConfig
-from imagebind_encoder import ConfigError, EncoderConfig, TrunkConfig
+from adapter_llm.config import AdapterConfig, AdapterLLMConfig, ClipConfig, ConnectorConfig, DecoderConfig, PromptConfig
+from imagebind_encoder import ConfigError, EncoderConfig, ImageConfig, TrunkConfig
 
 FULL = AdapterLLMConfig(
     EncoderConfig(20, {"vision": TrunkConfig(12, 1, 3, num_cls_tokens=2)}),
     ConnectorConfig("bridge", 24, 5, 3, 2.5, 1e-4, True),
-    AdapterConfig(4, 7, True),
-    PromptConfig("alpaca", "You see."),
+    AdapterConfig(4, 7, True, True),
+    PromptConfig("alpaca", "You see.", True),
+    DecoderConfig(True, True, 3),
 )
+CLIP = ClipConfig(20, 24, 2, 3, 7, ImageConfig(42, channels="bgr"))
 
 
 def test_the_example_has_no_default_left():
     """Or a round trip that loses a field would pass unseen."""
-    for part in (FULL.connector, FULL.adapter, FULL.prompt):
+    for part in (FULL.connector, FULL.adapter, FULL.prompt, FULL.decoder):
         fresh = type(part)()
         for item in dataclasses.fields(part):
             assert getattr(part, item.name) != getattr(fresh, item.name), item.name
 
 
-@pytest.mark.parametrize("config", [FULL, AdapterLLMConfig(EncoderConfig.preset("huge"))])
+@pytest.mark.parametrize("config", [FULL, AdapterLLMConfig(EncoderConfig.preset("huge")), AdapterLLMConfig(CLIP)])
 def test_round_trip_through_json(config, tmp_path):
     text = json.dumps(config.to_dict())
     assert AdapterLLMConfig.from_dict(json.loads(text)) == config
@@ -57,10 +59,10 @@ def changed(path, value):
 
 
 @pytest.mark.parametrize("path, value, message", [
-    ("dim", 3, "unknown key 'dim' in the config; the keys are encoder, connector, adapter, prompt"),
+    ("dim", 3, "unknown key 'dim' in the config; the keys are encoder, connector, adapter, prompt, decoder"),
     ("connector.dim", 3, "unknown key 'dim' in connector; the keys are kind, width, depth, heads, mlp_ratio, norm_eps"),
-    ("adapter.dim", 3, "unknown key 'dim' in adapter; the keys are query_len, query_layer, layer_scale"),
-    ("prompt.dim", 3, "unknown key 'dim' in prompt; the keys are template, system"),
+    ("adapter.dim", 3, "unknown key 'dim' in adapter; the keys are query_len, query_layer, layer_scale, gate_scale"),
+    ("prompt.dim", 3, "unknown key 'dim' in prompt; the keys are template, system, empty_input"),
     ("encoder.dim", 3, "unknown key 'dim' in the encoder config; the keys are embedding_dim, trunks, image"),
     ("encoder.image.dim", 3, "unknown key 'dim' in image; the keys are size"),
     ("encoder.trunks.vision.dim", 3, r"unknown key 'dim' in trunks\.vision; the keys are width"),
@@ -79,6 +81,16 @@ def changed(path, value):
     ("adapter.layer_scale", "no", "layer_scale must be true or false, not 'no'"),
     ("prompt.template", "llama", 'prompt.template is "llama"; it must be "chat" or "alpaca"'),
     ("prompt.system", 3, "system must be a text or null, not 3"),
+    ("prompt.empty_input", "no", "empty_input must be true or false, not 'no'"),
+    ("adapter.gate_scale", 1, "gate_scale must be true or false, not 1"),
+    ("decoder.dim", 3, "unknown key 'dim' in decoder; the keys are biases, norms, lora_rank"),
+    ("decoder.biases", 1, "biases must be true or false, not 1"),
+    ("decoder.norms", None, "norms must be true or false, not None"),
+    ("decoder.lora_rank", -1, "lora_rank must be an integer, at least 0, not -1"),
+    ("encoder", {"kind": "dino"}, 'encoder.kind is "dino"; it must be "clip", or left out for ImageBind'),
+    ("encoder", {"kind": "clip", "dim": 3}, "unknown key 'dim' in encoder"),
+    ("encoder", {"kind": "clip", "heads": 7}, "encoder.width 1024 is not a multiple of encoder.heads 7"),
+    ("encoder.image.channels", "gbr", "channels must be 'rgb' or 'bgr', not 'gbr'"),
 ])  # fmt: skip
 def test_bad_values_are_named_and_so_is_the_file(path, value, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
@@ -109,7 +121,7 @@ def test_missing_file_and_folder(tmp_path):
 
 
 def test_configs_cannot_be_changed():
-    for part in (FULL, FULL.adapter, FULL.connector, FULL.prompt):
+    for part in (FULL, FULL.adapter, FULL.connector, FULL.prompt, FULL.decoder, CLIP):
         name = dataclasses.fields(part)[0].name
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(part, name, None)
