@@ -1,4 +1,4 @@
-"""Six modalities into one embedding space: an independent implementation of ImageBind.
+"""Seven modalities into one embedding space: an independent implementation of ImageBind.
 
 Importing this package loads neither torch nor an image library; each name below
 brings in what it needs when it is first used.
@@ -12,6 +12,7 @@ _HOME = {
     "ImageConfig": "config",
     "Modality": "config",
     "PatchStemConfig": "config",
+    "PointStemConfig": "config",
     "TextStemConfig": "config",
     "TrunkConfig": "config",
     "EncoderStages": "modeling",
@@ -20,6 +21,7 @@ _HOME = {
     "load_official": "convert",
     "MediaError": "media.source",
     "load_image": "media.image",
+    "load_point_cloud": "media.point",
     "open_image": "media.image",
 }
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import TrunkConfig
+from .stems import StemOutput
 
 BATCH_NORM_EPS = 1e-3  # the published EfficientNet weights come from TensorFlow, whose default this is
 STRIDE = 32  # pixels a place, in every EfficientNet
@@ -58,14 +59,14 @@ class BackboneStem(nn.Module):
         """Pooled features (B, C) to class tokens (B, N, W)."""
         return self.unflatten(self.summary(self.evidence(pooled)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W), or (B, 3, T, H, W) whose frames are averaged, to (B, N + h * w or 0, W)."""
+    def forward(self, x: Tensor) -> StemOutput:
+        """(B, 3, H, W), or (B, 3, T, H, W) whose frames are averaged, to tokens (B, N + h * w or 0, W)."""
         frames = x.transpose(1, 2).flatten(0, 1) if x.ndim == 5 else x
         maps = self.backbone.forward_features(frames.to(self.dtype))
         if x.ndim == 5:
             maps = maps.unflatten(0, (x.shape[0], x.shape[2])).mean(1)
         tokens = self.summarise(maps.mean((2, 3)))
         if self.projection is None:
-            return tokens
+            return StemOutput(tokens)
         places = self.projection(maps.flatten(2).transpose(1, 2)) + self.position
-        return torch.cat([tokens, places], dim=1)
+        return StemOutput(torch.cat([tokens, places], dim=1))

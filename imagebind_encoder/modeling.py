@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import FACTS, MAX_LOGIT_SCALE, NORM_EPS, EncoderConfig, Modality, TrunkConfig
-from .stems import TextStem, build_stem
-from .transformer import Trunk
+from .config import FACTS, EncoderConfig, Modality, TrunkConfig
+from .modalities import MAX_LOGIT_SCALE, NORM_EPS
+from .stems import build_stem
+from .transformer import build_trunk
 
 INIT_STD = 0.02
+CLIP_DIMENSIONS = 5  # an input of so many dimensions, or more, is (B, S, ...)
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class ImageBindEncoder(nn.Module):
     `torch.device("meta")` takes no memory.
     """
 
+    unit_length = True  # mixtures are of directions: lengths differ by modality and mean nothing
+
     def __init__(self, config: EncoderConfig, modalities: Iterable[Modality | str] | None = None) -> None:
         super().__init__()
         wanted = set(config.trunks if modalities is None else map(Modality, modalities))
@@ -84,8 +88,8 @@ class ImageBindEncoder(nn.Module):
         for modality in self.modalities:
             trunk: TrunkConfig = config.trunks[modality]
             self.stems[modality.value] = build_stem(trunk, modality)
-            self.trunks[modality.value] = Trunk(trunk, modality)
-            self.heads[modality.value] = Head(trunk.width, config.embedding_dim)
+            self.trunks[modality.value] = build_trunk(trunk, modality)
+            self.heads[modality.value] = Head(self.trunks[modality.value].output_width, config.embedding_dim)
             self.postprocessors[modality.value] = Postprocessor(modality)
         self._initialise()
 
@@ -111,12 +115,21 @@ class ImageBindEncoder(nn.Module):
 
         Inputs, sizes as published: vision (B, 3, 224, 224) or (B, S, 3, T, 224, 224) with T 1 or 2;
         text ids (B, 77); audio (B, 1, 128, 204) or (B, S, 1, 128, 204); depth and thermal
-        (B, 1, 224, 224); imu (B, 6, 2000). Anything of 5 or more dimensions is (B, S, ...): S clips
-        that are embedded one by one, then averaged, and not normalised again. Without clips a
-        feature has unit length for vision, elsewhere the length of its logit scale.
+        (B, 1, 224, 224); imu (B, 6, 2000); point (B, points, 3). Anything of 5 or more dimensions is
+        (B, S, ...): S clips that are embedded one by one, then averaged, and not normalised again.
+        Without clips a feature has unit length for vision, elsewhere the length of its logit scale.
         Raises ValueError naming shape and remedy where an input does not fit.
         """
         return {Modality(name): self.stages(name, tensor).embedding for name, tensor in inputs.items()}
+
+    def head_outputs(self, inputs: Mapping[Modality | str, Tensor]) -> dict[Modality, Tensor]:
+        """Head outputs (B, N, E) of each input, before unit length and logit scale, averaged over clips.
+
+        Image generators that were trained on ImageBind want these. Inputs and errors as in `forward`.
+        """
+        return {
+            Modality(name): _average_clips(self.stages(name, tensor).head, tensor) for name, tensor in inputs.items()
+        }
 
     def stages(self, modality: Modality | str, tensor: Tensor) -> EncoderStages:
         """Like `forward` for one modality, with everything on the way."""
@@ -130,23 +143,16 @@ class ImageBindEncoder(nn.Module):
         stem, trunk, head, postprocessor = (
             parts[modality.value] for parts in (self.stems, self.trunks, self.heads, self.postprocessors)
         )
-        stem_tokens = stem(clips)
-        if isinstance(stem, TextStem):
-            trunk_tokens = trunk(stem_tokens, stem.mask(stem_tokens.shape[1], stem_tokens.device))
-            cls_tokens = stem.select(clips, trunk_tokens)
-        else:
-            trunk_tokens = trunk(stem_tokens)
-            cls_tokens = trunk_tokens[:, : self.config.trunks[modality].num_cls_tokens]
-        head_output = head(cls_tokens)
-        embedding = postprocessor(head_output)
-        if clips is not tensor:
-            embedding = embedding.unflatten(0, tensor.shape[:2]).mean(dim=1)
-        return EncoderStages(stem_tokens, trunk_tokens, head_output, embedding)
+        stem_output = stem(clips)
+        trunk_tokens = trunk(stem_output.tokens, stem_output.mask, stem_output.position)
+        head_output = head(trunk.select(trunk_tokens, stem_output.read_at))
+        embedding = _average_clips(postprocessor(head_output), tensor)
+        return EncoderStages(stem_output.tokens, trunk_tokens, head_output, embedding)
 
 
 def _fold_clips(modality: Modality, tensor: Tensor) -> Tensor:
     """(B, S, ...) -> (B * S, ...) from 5 dimensions on; fewer are left alone."""
-    if tensor.ndim < 5:
+    if tensor.ndim < CLIP_DIMENSIONS:
         return tensor
     if modality is Modality.VISION and tensor.ndim == 5 and tensor.shape[2] != 3:
         raise ValueError(
@@ -154,3 +160,8 @@ def _fold_clips(modality: Modality, tensor: Tensor) -> Tensor:
             "a video (B, 3, T, H, W) needs its clip axis: pass video[:, None]"
         )
     return tensor.flatten(0, 1)
+
+
+def _average_clips(per_clip: Tensor, tensor: Tensor) -> Tensor:
+    """(B * S, N, E) of an input (B, S, ...) -> (B, N, E); nothing to do where the input has no clips."""
+    return per_clip if tensor.ndim < CLIP_DIMENSIONS else per_clip.unflatten(0, tensor.shape[:2]).mean(dim=1)

@@ -2,14 +2,27 @@
 
 Shapes: B batch (clips already folded in), N class tokens, W width, tokens (B, N + patches, W).
 The five patch stems put N class tokens in front, then add the position embedding, which
-has an entry for each of them. Text differs, see `TextStem`.
+has an entry for each of them. Text differs, see `TextStem`; point clouds do, see point.py.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import STEM_NORM_EPS, Modality, TextStemConfig, TrunkConfig
+from .config import Modality, TextStemConfig, TrunkConfig
+from .modalities import STEM_NORM_EPS
+
+
+@dataclass(frozen=True)
+class StemOutput:
+    """Tokens of an input, and what the trunk has to know of them."""
+
+    tokens: Tensor  # (B, T, W)
+    mask: Tensor | None = None  # (T, T), true where row may look at column; None: everywhere
+    position: Tensor | None = None  # (B, T, W), added before every block; None: it is in the tokens
+    read_at: Tensor | None = None  # (B, N), tokens that become features; None: the first N
 
 
 class PatchStem(nn.Module):
@@ -34,11 +47,11 @@ class PatchStem(nn.Module):
         """Patch tokens (B, patches, W) before the norm, and positions (1, N + patches, W) for them."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Input of the modality -> (B, N + patches, W). Raises ValueError on a wrong shape."""
+    def forward(self, x: Tensor) -> StemOutput:
+        """Input of the modality -> tokens (B, N + patches, W). Raises ValueError on a wrong shape."""
         patches, position = self.patches(x.to(self.projection.weight.dtype))
         patches = self.norm(patches)
-        return torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + position
+        return StemOutput(torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + position)
 
     def refuse(self, x: Tensor, wanted: str, advice: str) -> ValueError:
         return ValueError(f"{self.modality} input has shape {tuple(x.shape)} but must be {wanted}; {advice}")
@@ -130,8 +143,8 @@ class TextStem(nn.Module):
         extra = config.num_cls_tokens - 1
         self.extra_cls_tokens = nn.Parameter(torch.empty(1, extra, config.width)) if extra else None
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """input_ids (B, context) integers -> (B, context + N - 1, W). ValueError on a wrong shape or id."""
+    def forward(self, input_ids: Tensor) -> StemOutput:
+        """input_ids (B, context) integers -> tokens (B, context + N - 1, W). ValueError on a wrong shape or id."""
         context, vocab_size = self.stem.context_length, self.stem.vocab_size
         if input_ids.ndim != 2 or input_ids.shape[1] != context or input_ids.is_floating_point():
             raise ValueError(
@@ -147,9 +160,12 @@ class TextStem(nn.Module):
                     "use the tokenizer these weights were trained with"
                 )
         tokens = self.token_embedding(input_ids) + self.position
-        if self.extra_cls_tokens is None:
-            return tokens
-        return torch.cat([tokens, self.extra_cls_tokens.expand(len(tokens), -1, -1)], dim=1)
+        read_at = input_ids.argmax(dim=-1, keepdim=True)  # the first one if the largest id is repeated
+        if self.extra_cls_tokens is not None:
+            tokens = torch.cat([tokens, self.extra_cls_tokens.expand(len(tokens), -1, -1)], dim=1)
+            extra = torch.arange(context, tokens.shape[1], device=tokens.device)
+            read_at = torch.cat([read_at, extra.expand(len(tokens), -1)], dim=1)
+        return StemOutput(tokens, mask=self.mask(tokens.shape[1], tokens.device), read_at=read_at)
 
     def mask(self, num_tokens: int, device: torch.device) -> Tensor:
         """(num_tokens, num_tokens), true where row may look at column. Made anew: a buffer would
@@ -157,12 +173,6 @@ class TextStem(nn.Module):
         mask = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=device).tril()
         mask[self.stem.context_length :] = True
         return mask
-
-    def select(self, input_ids: Tensor, tokens: Tensor) -> Tensor:
-        """The N tokens of (B, context + N - 1, W) that features are made from: (B, N, W)."""
-        end = input_ids.argmax(dim=-1)  # the first one if the largest id is repeated
-        pooled = tokens[torch.arange(len(tokens), device=tokens.device), end]
-        return torch.cat([pooled.unsqueeze(1), tokens[:, self.stem.context_length :]], dim=1)
 
 
 def build_stem(config: TrunkConfig, modality: Modality) -> nn.Module:
@@ -173,5 +183,9 @@ def build_stem(config: TrunkConfig, modality: Modality) -> nn.Module:
         return BackboneStem(config)
     if modality is Modality.TEXT:
         return TextStem(config)
+    if modality is Modality.POINT:
+        from .point import PointStem  # few encoders have one
+
+        return PointStem(config)
     kind = {1: WindowStem, 2: PlaneStem, 3: ClipStem}[len(config.stem.size)]
     return kind(config, modality)

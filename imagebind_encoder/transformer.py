@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import FACTS, NORM_EPS, Modality, TrunkConfig
+from .config import FACTS, Modality, TrunkConfig
+from .modalities import NORM_EPS, ModalityFacts
 
 
 class Attention(nn.Module):
@@ -17,10 +18,10 @@ class Attention(nn.Module):
     token made. They join after the projection, in last place, before the heads split.
     """
 
-    def __init__(self, width: int, heads: int, bias_kv: bool) -> None:
+    def __init__(self, width: int, heads: int, bias_kv: bool, qkv_bias: bool = True) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.out = nn.Linear(width, width)
         for name in ("bias_k", "bias_v"):
             self.register_parameter(name, nn.Parameter(torch.empty(1, 1, width)) if bias_kv else None)
@@ -55,11 +56,11 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: TrunkConfig, bias_kv: bool) -> None:
+    def __init__(self, config: TrunkConfig, facts: ModalityFacts) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
-        self.attention = Attention(config.width, config.heads, bias_kv)
-        self.mlp_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.attention_norm = nn.LayerNorm(config.width, eps=facts.norm_eps)
+        self.attention = Attention(config.width, config.heads, facts.bias_kv, facts.qkv_bias)
+        self.mlp_norm = nn.LayerNorm(config.width, eps=facts.norm_eps)
         self.mlp = MLP(config.width, round(config.width * config.mlp_ratio))
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -74,13 +75,32 @@ class Trunk(nn.Module):
     def __init__(self, config: TrunkConfig, modality: Modality) -> None:
         super().__init__()
         facts = FACTS[modality]
+        self.num_cls_tokens = config.num_cls_tokens
+        self.output_width = config.width  # of what `select` gives
         self.pre_norm = nn.LayerNorm(config.width, eps=NORM_EPS) if facts.pre_norm else None
-        self.blocks = nn.ModuleList(Block(config, facts.bias_kv) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(Block(config, facts) for _ in range(config.depth))
 
-    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, W) -> (B, T, W); `mask` (T, T) is true where row may look at column."""
+    def forward(self, tokens: Tensor, mask: Tensor | None = None, position: Tensor | None = None) -> Tensor:
+        """(B, T, W) -> (B, T, W); `mask` (T, T) is true where row may look at column, `position` (B, T, W)
+        is added before every block."""
         if self.pre_norm is not None:
             tokens = self.pre_norm(tokens)
         for block in self.blocks:
-            tokens = block(tokens, mask)
+            tokens = block(tokens if position is None else tokens + position, mask)
         return tokens
+
+    def select(self, tokens: Tensor, read_at: Tensor | None = None) -> Tensor:
+        """What the head makes features of, (B, N, output_width): tokens (B, T, W) at `read_at` (B, N),
+        by default the first N."""
+        if read_at is None:
+            return tokens[:, : self.num_cls_tokens]
+        return tokens[torch.arange(len(tokens), device=tokens.device).unsqueeze(1), read_at]
+
+
+def build_trunk(config: TrunkConfig, modality: Modality) -> nn.Module:
+    """The trunk of one modality, parameters not yet initialised."""
+    if modality is Modality.POINT:
+        from .point import PointTrunk  # few encoders have one
+
+        return PointTrunk(config)
+    return Trunk(config, modality)

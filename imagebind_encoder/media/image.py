@@ -1,7 +1,8 @@
 """Pictures: any source -> RGB picture -> (3, size, size) tensor.
 
 With `ImageConfig(orient=False)` the pixels are those of the original preprocessing, bit for
-bit, except for 16-bit grey, which it clips to white and which is scaled here.
+bit, and with convert="last" in addition those of CLIP's, except for 16-bit grey, which both
+clip to white and which is scaled here.
 """
 
 import io
@@ -28,24 +29,31 @@ def load_image(
 ) -> "torch.Tensor":
     """float32 (3, size, size), normalised by `config.mean` and `config.std`, from any source.
 
-    See `open_image` for sources and errors, `fit_image` for the geometry.
+    See `open_image` for sources and errors, `fit_image` for the geometry. Colours become RGB before
+    that, or after it if `config.convert` says "last": then palettes are resized by nearest neighbour,
+    and what is transparent does not spread into its surroundings.
     """
-    return normalise(fit_image(open_image(source, orient=config.orient, fetch=fetch), config), config)
+    image = fit_image(open_image(source, orient=config.orient, fetch=fetch, rgb=config.convert == "first"), config)
+    return normalise(_to_rgb(image, describe(source)), config)
 
 
-def open_image(source: "ImageSource", *, orient: bool = True, fetch: Fetch | None = None) -> Image.Image:
+def open_image(
+    source: "ImageSource", *, orient: bool = True, fetch: Fetch | None = None, rgb: bool = True
+) -> Image.Image:
     """The RGB picture of a path, bytes, http(s) URL, data: URI, PIL image, uint8 numpy array
     (H, W, 3) or (H, W), or uint8 torch tensor (3, H, W).
 
     Animations give their first frame. Alpha is dropped, not blended; palettes and CMYK are
     converted; 16-bit grey is scaled to 8 bits. `orient` turns the picture as its EXIF tag says
     (phones store photos sideways); the original ignores the tag. `fetch(url) -> bytes` replaces
-    the download. Raises MediaError: unreadable source, not a picture, truncated, above MAX_PIXELS.
+    the download. Without `rgb` palettes, alpha and the like are left as they are.
+    Raises MediaError: unreadable source, not a picture, truncated, above MAX_PIXELS.
     """
     name = describe(source)
     image = _decode(source, name, fetch)
     try:
-        return _to_rgb(_upright(image) if orient else image, name)
+        image = _plain(_upright(image) if orient else image, name)
+        return _to_rgb(image, name) if rgb else image
     except MediaError:
         raise
     except Exception as error:  # a PIL image given by the caller may still be undecoded
@@ -53,7 +61,7 @@ def open_image(source: "ImageSource", *, orient: bool = True, fetch: Fetch | Non
 
 
 def fit_image(image: Image.Image, config: ImageConfig) -> Image.Image:
-    """An RGB picture as size x size pixels, bicubic with antialias.
+    """A picture as size x size pixels, bicubic with antialias.
 
     "center": shorter side to size, longer side to floor(size * long / short), middle cut out,
     offset rounded half to even. "squash": the whole picture, proportions lost.
@@ -152,7 +160,8 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+def _plain(image: Image.Image, name: str) -> Image.Image:
+    """Decoded, of 8 bits a channel, and without the notes on transparency that Pillow acts on."""
     image.load()
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _from_deep_grey(image, name)
@@ -160,6 +169,10 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         # Alpha is dropped anyway; without this Pillow warns about palettes with several.
         image = image.copy()
         del image.info["transparency"]
+    return image
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     try:
         return image.convert("RGB")
     except ValueError as error:

@@ -45,7 +45,7 @@ def test_pool_evidence_and_summary_are_the_steps_of_forward():
     pooled = stem.pool(images)
     assert pooled.shape == (2, CHANNELS)
     assert stem.evidence(pooled).shape == (2, CHANNELS + CLASSES)
-    assert torch.equal(stem.summarise(pooled), stem(images))
+    assert torch.equal(stem.summarise(pooled), stem(images).tokens)
 
 
 def test_keys_are_exact():
@@ -143,16 +143,16 @@ def test_a_video_is_the_mean_of_its_frames(depth):
     encoder, images = build(depth), pictures(2)
     stem = encoder.stems["vision"]
     still = torch.stack([images, images], dim=2)  # (B, 3, T, H, W)
-    torch.testing.assert_close(stem(still), stem(images), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(stem(still).tokens, stem(images).tokens, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(
         encoder({"vision": still[:, None]})["vision"], encoder({"vision": images})["vision"], rtol=1e-5, atol=1e-6
     )
     moving = torch.stack([images, images.flip(0)], dim=2)
     maps = stem.backbone.forward_features(images)
     torch.testing.assert_close(
-        stem(moving)[:, :3], stem.summarise(maps.mean((0, 2, 3)).expand(2, -1)), rtol=1e-5, atol=1e-6
+        stem(moving).tokens[:, :3], stem.summarise(maps.mean((0, 2, 3)).expand(2, -1)), rtol=1e-5, atol=1e-6
     )
-    assert not torch.allclose(stem(moving), stem(still), atol=1e-4)
+    assert not torch.allclose(stem(moving).tokens, stem(still).tokens, atol=1e-4)
 
 
 def test_batch_is_single():

@@ -6,17 +6,27 @@ import pickle
 
 import pytest
 
-from imagebind_encoder import ConfigError, EncoderConfig, ImageConfig, Modality, PatchStemConfig, TrunkConfig
+from imagebind_encoder import (
+    ConfigError,
+    EncoderConfig,
+    ImageConfig,
+    Modality,
+    PatchStemConfig,
+    PointStemConfig,
+    TextStemConfig,
+    TrunkConfig,
+)
 
 
 def plain():
-    return EncoderConfig(10, {"vision": TrunkConfig(12, 1, 3), "text": TrunkConfig(8, 2, 2)}).to_dict()
+    trunks = {"vision": TrunkConfig(12, 1, 3), "text": TrunkConfig(8, 2, 2), "point": TrunkConfig(6, 3, 1)}
+    return EncoderConfig(10, trunks).to_dict()
 
 
 def test_modality_is_its_name():
     assert str(Modality.VISION) == f"{Modality.VISION}" == "vision"
     assert {Modality.AUDIO: 1}["audio"] == 1
-    with pytest.raises(ConfigError, match="'smell'; the modalities are vision, text, audio, depth, thermal, imu"):
+    with pytest.raises(ConfigError, match="'smell'; the modalities are vision, text, audio, depth, thermal, imu, poi"):
         Modality("smell")
 
 
@@ -35,13 +45,26 @@ def test_huge_has_the_published_sizes():
     assert patches == {"vision": 256, "audio": 228, "depth": 196, "thermal": 196, "imu": 250}
 
 
+def test_w3d_is_huge_and_a_point_trunk():
+    huge, w3d = EncoderConfig.preset("huge"), EncoderConfig.preset("w3d")
+    trunks = dict(w3d.trunks)
+    point = trunks.pop(Modality.POINT)
+    assert EncoderConfig(w3d.embedding_dim, trunks, w3d.image) == huge
+    assert (point.width, point.depth, point.heads) == (384, 12, 6)
+    stem = point.stem
+    assert (stem.groups, stem.group_size, stem.channels, stem.output_width) == (512, 32, 256, 512)
+    assert stem.start == 0 and stem.unit_sphere and stem.num_patches == 512
+
+
 def test_unknown_preset_names_the_presets():
-    with pytest.raises(ConfigError, match="no preset 'tiny'; the presets are huge"):
+    with pytest.raises(ConfigError, match="no preset 'tiny'; the presets are huge, w3d"):
         EncoderConfig.preset("tiny")
 
 
 @pytest.mark.parametrize("config", [
     EncoderConfig.preset("huge"),
+    EncoderConfig.preset("w3d"),
+    EncoderConfig(7, {"point": TrunkConfig(8, 1, 2, stem=PointStemConfig(3, 4, 5, 6, 7, 11, unit_sphere=False))}),
     EncoderConfig(7, {"vision": TrunkConfig(8, 1, 2, num_cls_tokens=3, mlp_ratio=2.5, backbone="resnet10t")},
                   ImageConfig(size=98, crop="squash", orient=False)),
 ])  # fmt: skip
@@ -98,6 +121,19 @@ def changed(path, value):
     ("image.std", [1, 0, 1], "std must be positive"),
     ("image.crop", "middle", "crop must be 'center' or 'squash'"),
     ("image.orient", 1, "orient must be true or false"),
+    ("image.convert", "never", "convert must be 'first' or 'last', not 'never'"),
+    ("image.channels", "gbr", "channels must be 'rgb' or 'bgr', not 'gbr'"),
+    ("trunks.point.stem.colours", 3, r"unknown key 'colours' in trunks\.point\.stem; the keys are groups, group_size"),
+    ("trunks.point.stem.size", [8], r"unknown key 'size' in trunks\.point\.stem"),
+    ("trunks.point.stem.groups", 0, "PointStemConfig.groups must be a positive integer, not 0"),
+    ("trunks.point.stem.output_width", 2.5, "output_width must be a positive integer"),
+    ("trunks.point.stem.start", -1, "start must be an integer, at least 0, not -1"),
+    ("trunks.point.stem.start", False, "start must be an integer"),
+    ("trunks.point.stem.unit_sphere", "yes", "unit_sphere must be true or false, not 'yes'"),
+    ("trunks.point.stem.points", 500, "points is 500, but 512 groups of 32 points that start at index 0 need 512"),
+    ("trunks.point.stem.start", 8192, "start at index 8192 need 8193"),
+    ("trunks.point.stem.group_size", 9000, "512 groups of 9000 points .* need 9000"),
+    ("trunks.point.backbone", "resnet10t", "only the vision trunk can have a backbone"),
 ])  # fmt: skip
 def test_bad_values_are_named(path, value, message):
     with pytest.raises(ConfigError, match=message):
@@ -108,6 +144,8 @@ def test_stem_of_another_modality_is_refused():
     flat = PatchStemConfig(channels=1, size=(32, 32), kernel=(16, 16), stride=(16, 16))
     with pytest.raises(ConfigError, match="text needs a TextStemConfig, not a PatchStemConfig"):
         EncoderConfig(7, {"text": TrunkConfig(8, 1, 2, stem=flat)})
+    with pytest.raises(ConfigError, match="point needs a PointStemConfig, not a TextStemConfig"):
+        EncoderConfig(7, {"point": TrunkConfig(8, 1, 2, stem=TextStemConfig())})
     with pytest.raises(ConfigError, match="a vision stem has 3 axes, not 2"):
         EncoderConfig(7, {"vision": TrunkConfig(8, 1, 2, stem=flat)})
 

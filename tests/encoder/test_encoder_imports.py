@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import imagebind_encoder
+import imagebind_encoder.convert
 import imagebind_encoder.media
 
 
@@ -19,18 +20,19 @@ def loaded_after(statement):
     ("import imagebind_encoder, imagebind_encoder.config", {"torch", "PIL", "numpy", "httpx", "timm", "torchvision"}),
     ("import imagebind_encoder.media", {"torch", "httpx", "timm", "torchvision"}),
     ("from imagebind_encoder import ImageBindEncoder, load_official", {"PIL", "httpx", "timm", "torchvision"}),
+    ("from imagebind_encoder import load_point_cloud", {"torch", "httpx", "timm", "plyfile", "pypcd4", "pydantic"}),
 ])  # fmt: skip
 def test_imports_stay_light(statement, absent):
     assert loaded_after(statement) & absent == set()
 
 
-@pytest.mark.parametrize("module", [imagebind_encoder, imagebind_encoder.media])
+@pytest.mark.parametrize("module", [imagebind_encoder, imagebind_encoder.media, imagebind_encoder.convert])
 def test_public_names_exist(module):
-    assert module.__all__ == sorted(module.__all__)
+    assert len(set(module.__all__)) == len(module.__all__)
     assert all(getattr(module, name) is not None for name in module.__all__)
     assert set(module.__all__) <= set(dir(module))
 
 
 def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-        imagebind_encoder.nothing
+        imagebind_encoder.nothing  # noqa: B018

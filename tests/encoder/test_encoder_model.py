@@ -10,6 +10,7 @@ from imagebind_encoder import (
     ImageBindEncoder,
     Modality,
     PatchStemConfig,
+    PointStemConfig,
     TextStemConfig,
     TrunkConfig,
     load_official,
@@ -24,8 +25,9 @@ CONFIG = EncoderConfig(E, {
     "depth": TrunkConfig(18, 2, 2, stem=PatchStemConfig(1, (32, 32), (16, 16), (16, 16))),
     "thermal": TrunkConfig(20, 1, 5, stem=PatchStemConfig(1, (48, 48), (16, 16), (16, 16))),
     "imu": TrunkConfig(22, 2, 2, stem=PatchStemConfig(6, (80,), (8,), (8,))),
+    "point": TrunkConfig(24, 2, 3, stem=PointStemConfig(6, 5, channels=11, output_width=13, start=2, points=19)),
 })  # fmt: skip
-PATCHES = {"vision": 9, "text": 7, "audio": 10, "depth": 4, "thermal": 9, "imu": 10}
+PATCHES = {"vision": 9, "text": 7, "audio": 10, "depth": 4, "thermal": 9, "imu": 10, "point": 6}
 
 
 def build(num_cls_tokens=1, **options):
@@ -44,6 +46,8 @@ def inputs(batch=2):
     for name, trunk in CONFIG.trunks.items():
         if name == "text":
             tensors[name] = torch.randint(1, 31, (batch, 7), generator=generator)
+        elif name == "point":
+            tensors[name] = torch.randn(batch, trunk.stem.points, 3, generator=generator)
         else:
             size = trunk.stem.size[-2:]
             tensors[name] = torch.randn(batch, trunk.stem.channels, *size, generator=generator)
@@ -107,7 +111,7 @@ def test_text_is_read_at_the_first_largest_id():
 def test_length_is_the_logit_scale():
     features = ImageBindEncoder(CONFIG)(inputs())
     lengths = {name: round(float(value.norm(dim=-1).mean()), 3) for name, value in features.items()}
-    assert lengths == {"vision": 1, "text": 14.286, "audio": 20, "depth": 5, "thermal": 10, "imu": 5}
+    assert lengths == {"vision": 1, "text": 14.286, "audio": 20, "depth": 5, "thermal": 10, "imu": 5, "point": 1}
 
 
 @torch.no_grad()
@@ -120,7 +124,7 @@ def test_logit_scale_stops_at_100():
 def test_only_the_text_scale_is_learned():
     encoder = build()
     assert [name for name, _ in encoder.named_parameters() if "log_scale" in name] == ["postprocessors.text.log_scale"]
-    assert sum("log_scale" in name for name in encoder.state_dict()) == 5
+    assert sum("log_scale" in name for name in encoder.state_dict()) == 6
 
 
 @pytest.mark.parametrize("name, clip_axis", [("vision", 1), ("audio", 1), ("depth", 1), ("thermal", 1)])
@@ -131,6 +135,35 @@ def test_clips_are_embedded_one_by_one_then_averaged(name, clip_axis):
     clips = encoder({name: torch.stack([first, second], dim=clip_axis)})[name]
     expected = (encoder({name: first})[name] + encoder({name: second})[name]) / 2
     torch.testing.assert_close(clips, expected, rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+def test_head_outputs_are_the_features_before_length_and_scale():
+    encoder = build(2)
+    heads, features = encoder.head_outputs(inputs()), encoder(inputs())
+    assert list(heads) == list(features) == list(Modality)
+    for name, head in heads.items():
+        assert torch.equal(head, encoder.stages(name, inputs()[name]).head)
+        torch.testing.assert_close(encoder.postprocessors[name](head), features[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["vision", "audio"])
+@torch.no_grad()
+def test_head_outputs_of_clips_are_averaged(name):
+    encoder = build(2)
+    first, second = inputs(2)[name], inputs(2)[name].flip(0) * 1.5
+    clips = encoder.head_outputs({name: torch.stack([first, second], dim=1)})[name]
+    expected = (encoder.head_outputs({name: first})[name] + encoder.head_outputs({name: second})[name]) / 2
+    torch.testing.assert_close(clips, expected, rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+def test_head_outputs_run_each_part_once():
+    encoder, ran = build(), []
+    for part in (encoder.stems, encoder.trunks, encoder.heads):
+        part["point"].register_forward_hook(lambda module, *_: ran.append(type(module).__name__))
+    encoder.head_outputs({"point": inputs()["point"]})
+    assert ran == ["PointStem", "PointTrunk", "Head"]
 
 
 @torch.no_grad()
@@ -158,7 +191,7 @@ def test_other_image_sizes_resample_patch_positions_only():
     assert torch.equal(larger[:, :2], stem.position[:, :2])
     stem.position[:, 2:] = 0.25
     torch.testing.assert_close(stem.position_for(5)[:, 2:], torch.full((1, 25, 12), 0.25))
-    assert stem(torch.zeros(1, 3, 70, 70)).shape == (1, 27, 12)
+    assert stem(torch.zeros(1, 3, 70, 70)).tokens.shape == (1, 27, 12)
 
 
 @torch.no_grad()
@@ -232,6 +265,10 @@ def test_bfloat16_follows_float32():
     ("imu", (1, 6, 79), r"must be \(B, 6, 80\); resample or cut"),
     ("imu", (1, 6, 88), r"must be \(B, 6, 80\)"),
     ("imu", (1, 2, 6, 80), r"must be \(B, 6, 80\)"),
+    ("point", (19, 3), r"must be floating-point coordinates \(B, points, 3\) of at least 6 points; give one x, y, z"),
+    ("point", (1, 19, 6), r"has shape \(1, 19, 6\)"),
+    ("point", (2, 5, 3), r"has shape \(2, 5, 3\) .* at least 6 points"),
+    ("point", (2, 2, 19, 3), r"must be floating-point coordinates \(B, points, 3\)"),
     ("text", (2, 6), r"must be integer ids \(B, 7\)"),
     ("text", (2, 7), "torch.float32 but must be integer"),
 ])  # fmt: skip

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from imagebind_encoder import ImageConfig, MediaError, load_image, open_image
-from imagebind_encoder.media import Limits, fetch_url, fit_image, image as image_module, read_source
+from imagebind_encoder.media import Limits, fetch_url, fit_image, read_source
+from imagebind_encoder.media import image as image_module
 
 CONFIG = ImageConfig(size=20)
 
