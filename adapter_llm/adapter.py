@@ -40,6 +40,7 @@ class AdapterTokens(nn.Module):
 
     adapter_l = query_l + scale_l * query_tokens. LLaMA-Adapter (arXiv:2303.16199) has no scale;
     with one, the same query tokens fit layers whose hidden states have grown to different sizes.
+    `gate_scale` (L,) is a factor on tanh(gate), `new_gate` in the V2 files with LoRA.
     """
 
     def __init__(self, config: AdapterConfig, hidden_size: int, num_heads: int) -> None:
@@ -47,6 +48,7 @@ class AdapterTokens(nn.Module):
         self.queries = nn.Parameter(torch.randn(config.query_layer, config.query_len, hidden_size) * 0.02)
         self.gates = nn.Parameter(torch.zeros(config.query_layer, num_heads))
         self.scale = nn.Parameter(torch.ones(config.query_layer, hidden_size)) if config.layer_scale else None
+        self.gate_scale = nn.Parameter(torch.ones(config.query_layer)) if config.gate_scale else None
 
     def forward(self, query_tokens: Tensor) -> Tensor:
         """(B, Q, D) to adapter tokens (B, L, Q, D)."""

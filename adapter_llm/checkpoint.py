@@ -1,34 +1,38 @@
 """A weights folder: `config.json`, `manifest.json`, `encoder.safetensors`, `adapter.safetensors`. Read strictly.
 
+The last holds the connector, the adapter, and what the weights change in the decoder, if they do.
+
 Everything cheap is checked before anything slow: names, sizes and hashes of files, then the decoder's config,
 then every key and shape, and only then is the decoder loaded. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from imagebind_encoder.config import Modality
+from imagebind_encoder.config import EncoderConfig, Modality
 from imagebind_encoder.modeling import ImageBindEncoder
 from imagebind_encoder.schema import ConfigError
 
 from .adapter import AdapterTokens
-from .config import AdapterLLMConfig
+from .config import AdapterLLMConfig, ClipConfig
 from .connector import build_connector
+from .decoder import load_decoder
 from .fetch import backbone_file
+from .lora import change_shapes
 from .manifest import Manifest
 from .model import AdapterLLM
+from .shards import fingerprint
 from .sources import (
     ADAPTER,
     CONFIG,
@@ -36,6 +40,7 @@ from .sources import (
     MANIFEST,
     WEIGHTS_FILES,
     CheckpointError,
+    as_json,
     check_decoder,
     check_files,
     find_decoder,
@@ -43,12 +48,13 @@ from .sources import (
     one_line,
     record_of,
 )
+from .strict import check_tensors, load_strictly, read_tensors
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 BACKBONE_PREFIX = "stems.vision.backbone."
-SHOWN = 8  # problems in one message
+DECODER_PREFIX = "decoder."
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class Checkpoint:
     tokenizer: PreTrainedTokenizerBase
     config: AdapterLLMConfig
     manifest: Manifest
+    changes: Mapping[str, Tensor] = field(default_factory=dict)  # of the decoder, as they are stored
 
 
 def from_pretrained(
@@ -68,48 +75,81 @@ def from_pretrained(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     modalities: Iterable[Modality | str] | None = None,
+    allow_base_mismatch: bool = False,
+    merge: bool = True,
+    **placement: Any,
 ) -> Checkpoint:
     """Load a weights folder, or hub id, and its decoder: the one it names, or `llm` (folder, hub id or GGUF).
 
     `dtype` is the decoder's; encoder, connector and adapter were trained in float32 and stay in it. Only the
-    trunks of `modalities` are loaded. Raises CheckpointError, ConfigError or FetchError, in one sentence.
+    trunks of `modalities` are loaded. A base model with another fingerprint than that of the conversion is refused
+    unless `allow_base_mismatch`. `merge` False keeps low-rank updates apart, to train them. `placement` is
+    `device_map`, `max_memory` and `offload_folder` of `decoder.load_decoder`.
+    Raises CheckpointError, ConfigError or FetchError, in one sentence.
     """
     folder = find_folder(weights, "weights", WEIGHTS_FILES)
     config, manifest = AdapterLLMConfig.load(folder / CONFIG), Manifest.load(folder / MANIFEST)
     check_files(folder, manifest)
-    decoder = find_decoder(llm, manifest)
-    parts = build_parts(config, check_decoder(decoder, llm, manifest, weights), modalities)
-    built = parts["encoder"].modalities
-    skipped = [modality for modality in config.encoder.trunks if modality not in built]
+    decoder = find_decoder(llm, manifest, folder)
+    llama_config = check_decoder(decoder, llm, manifest, weights)
+    if not allow_base_mismatch:
+        check_fingerprint(decoder, manifest, weights)
+    parts = build_parts(config, llama_config, modalities)
+    load_strictly(parts["encoder"], encoder_tensors(folder, parts["encoder"], config, manifest), folder / ENCODER)
+    changes = load_adapter(folder / ADAPTER, parts, config, llama_config)
+    for part in parts.values():
+        part.to(device=device, dtype=torch.float32)
+    llama, tokenizer = load_decoder(
+        decoder,
+        dtype,
+        device=device,
+        config=config.decoder,
+        changes=changes,
+        adapted_layers=config.adapter.query_layer,
+        merge=merge,
+        **placement,
+    )
+    return Checkpoint(AdapterLLM(llama=llama, **parts).eval(), tokenizer, config, manifest, changes)
+
+
+def check_fingerprint(decoder: Path, manifest: Manifest, weights: str | Path) -> None:
+    """Raise CheckpointError if a base model has the right sizes and yet is another than the one recorded."""
+    wanted = manifest.decoder.fingerprint
+    if wanted is None or (found := fingerprint(decoder)) == wanted:
+        return
+    raise CheckpointError(
+        f"the weights {weights} were converted for {manifest.decoder.name} (fingerprint {wanted[:12]}), and {decoder} "
+        f"has its sizes but other numbers (fingerprint {found[:12]}): answers would be garbage; give the right one "
+        "with --llm, or insist with --allow-base-mismatch"
+    )
+
+
+def encoder_tensors(
+    folder: Path, encoder: nn.Module, config: AdapterLLMConfig, manifest: Manifest
+) -> dict[str, Tensor]:
+    """The weights of the trunks that were built, with those of the backbone if there is one."""
+    skipped = [modality for modality in config.encoder.modalities if modality not in encoder.modalities]
     tensors = read_tensors(folder / ENCODER, skipped)
-    if Modality.VISION in built and config.encoder.trunks[Modality.VISION].backbone is not None:
+    if isinstance(config.encoder, ClipConfig) or Modality.VISION not in encoder.modalities:
+        return tensors
+    if config.encoder.trunks[Modality.VISION].backbone is not None:
         if manifest.backbone is None:
             raise CheckpointError(f"{folder / MANIFEST} does not say where the backbone's weights are; add backbone")
         backbone = read_tensors(backbone_file(manifest.backbone))
         tensors |= {BACKBONE_PREFIX + name: tensor for name, tensor in backbone.items()}
-    load_strictly(parts["encoder"], tensors, folder / ENCODER)
-    both = nn.ModuleDict({"connector": parts["connector"], "adapter": parts["adapter"]})
-    load_strictly(both, read_tensors(folder / ADAPTER), folder / ADAPTER)
-    for part in parts.values():
-        part.to(device=device, dtype=torch.float32)
-    llama, tokenizer = load_decoder(decoder, dtype)
-    return Checkpoint(AdapterLLM(llama=llama.to(device), **parts).eval(), tokenizer, config, manifest)
+    return tensors
 
 
-def load_decoder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A decoder, frozen, and its tokenizer. Raises CheckpointError for weights that are damaged or incomplete."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        llama, report = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(
-            f"the language model {folder} cannot be loaded ({one_line(error)}); get it again, or give another"
-        ) from None
-    if absent := sorted(report["missing_keys"]):  # transformers would go on with random numbers in their place
-        raise CheckpointError(f"the language model {folder} lacks {listed(absent)}; get it again, whole")
-    return llama.eval().requires_grad_(False), tokenizer
+def load_adapter(
+    path: Path, parts: Mapping[str, nn.Module], config: AdapterLLMConfig, llama_config
+) -> dict[str, Tensor]:
+    """Give connector and adapter their tensors; what is left over must be the decoder's changes, and is returned."""
+    tensors = read_tensors(path)
+    changes = {name: tensors.pop(name) for name in list(tensors) if name.startswith(DECODER_PREFIX)}
+    load_strictly(nn.ModuleDict({name: parts[name] for name in ("connector", "adapter")}), tensors, path)
+    changes = {name.removeprefix(DECODER_PREFIX): tensor for name, tensor in changes.items()}
+    check_tensors(changes, change_shapes(config.decoder, llama_config), path)
+    return changes
 
 
 def save_pretrained(
@@ -118,8 +158,10 @@ def save_pretrained(
     config: AdapterLLMConfig,
     manifest: Manifest,
     dtype: torch.dtype = torch.float16,
+    changes: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write encoder, connector and adapter; the decoder and the backbone are not ours to copy.
+    """Write encoder, connector, adapter and the decoder's changes; the decoder itself is not ours to copy, nor is
+    the backbone.
 
     All files are written under temporary names, and renamed when the last is whole: until then the folder is
     what it was. Raises CheckpointError if they cannot be written.
@@ -128,6 +170,7 @@ def save_pretrained(
     encoder = {k: v for k, v in model.encoder.state_dict().items() if not k.startswith(BACKBONE_PREFIX)}
     adapter = {f"connector.{k}": v for k, v in model.connector.state_dict().items()}
     adapter |= {f"adapter.{k}": v for k, v in model.adapter.state_dict().items()}
+    adapter |= {f"{DECODER_PREFIX}{k}": v for k, v in (changes or {}).items()}
     # the manifest, which has the others' hashes, is renamed last
     partial = {name: folder / f".{name}.{os.getpid()}.partial" for name in (CONFIG, ENCODER, ADAPTER, MANIFEST)}
     try:
@@ -175,48 +218,23 @@ def build_parts(
     with torch.device(device):
         hidden = llama_config.hidden_size
         return {
-            "encoder": ImageBindEncoder(config.encoder, modalities),
+            "encoder": build_encoder(config.encoder, modalities),
             "connector": build_connector(config.connector, config.encoder.embedding_dim, adapter.query_len, hidden),
             "adapter": AdapterTokens(adapter, hidden, llama_config.num_attention_heads),
         }
 
 
-def read_tensors(path: Path, skipped: Iterable[Modality] = ()) -> dict[str, Tensor]:
-    """A safetensors file, but for the trunks of the modalities `skipped`. Raises CheckpointError if it is none."""
-    unread = {f"{part}.{modality}." for modality in skipped for part in ("stems", "trunks", "heads", "postprocessors")}
-    try:
-        with safe_open(path, framework="pt") as file:
-            keys = [key for key in file.keys() if not key.startswith(tuple(unread))]  # noqa: SIM118, it is not a dict
-            return {key: file.get_tensor(key) for key in keys}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({one_line(error)}); get it again") from None
+def build_encoder(config: EncoderConfig | ClipConfig, modalities: Iterable[Modality | str] | None) -> nn.Module:
+    if isinstance(config, ClipConfig):
+        from .clip import ClipEncoder
 
-
-def load_strictly(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Give a module its tensors. Raises CheckpointError naming keys that are missing, left over or misshapen."""
-    expected = module.state_dict()
-    problems = [f"missing {key}" for key in expected if key not in tensors]
-    problems += [f"unexpected {key}" for key in tensors if key not in expected]
-    for key, wanted in expected.items():
-        found = tensors.get(key, wanted)
-        if found.shape != wanted.shape:
-            problems.append(f"{key} has shape {tuple(found.shape)} instead of {tuple(wanted.shape)}")
-        elif found.is_floating_point() != wanted.is_floating_point():
-            problems.append(f"{key} has type {found.dtype} instead of {wanted.dtype}")
-    if problems:
-        raise CheckpointError(f"{path} does not fit its config.json: {listed(problems, '; ')}; get both again")
-    module.load_state_dict(tensors, assign=True)
-
-
-def listed(names: list[str], separator: str = ", ") -> str:
-    """The first few of a list, and how many more there are."""
-    more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
-    return separator.join(names[:SHOWN] + more)
+        return ClipEncoder(config, modalities)
+    return ImageBindEncoder(config, modalities)
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return (tensor.to(dtype) if tensor.is_floating_point() else tensor).cpu().contiguous()
 
 
-def _write_json(path: Path, values: dict) -> None:
-    path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(as_json(values), encoding="utf-8")

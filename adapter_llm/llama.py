@@ -14,6 +14,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from .adapter import AdapterState
+from .lora import LoraLinear
 
 ATTENTION = "gated_adapter"
 ADAPTER_KWARGS = ("adapter_keys", "adapter_values")
@@ -40,7 +41,8 @@ def gated_adapter_attention(
     layer = module.layer_idx - (module.config.num_hidden_layers - adapter_keys.shape[1])
     if layer < 0:
         return output, None
-    keys, values = adapter_keys[:, layer], adapter_values[:, layer]
+    # a decoder on several devices has its layers elsewhere than its input
+    keys, values = adapter_keys[:, layer].to(query.device), adapter_values[:, layer].to(query.device)
     if keys.shape[2] == 1:  # softmax over one key is 1: the branch is a constant
         return output + values.transpose(1, 2), None
     batch, heads, length, size = query.shape
@@ -89,23 +91,44 @@ def decoder_layers(llama: PreTrainedModel) -> nn.ModuleList:
     return layers
 
 
-def project_adapter(llama: PreTrainedModel, tokens: Tensor, gates: Tensor) -> AdapterState:
+def execution_device(llama: PreTrainedModel) -> torch.device:
+    """Where a decoder's inputs go, never meta: not every weight of one that is shared out is on a device."""
+    hook = getattr(llama, "_hf_hook", None)  # accelerate's
+    if getattr(hook, "execution_device", None) is not None:
+        return torch.device(hook.execution_device)
+    return next((p.device for p in llama.parameters() if p.device.type != "meta"), torch.device("cpu"))
+
+
+def project_adapter(
+    llama: PreTrainedModel, tokens: Tensor, gates: Tensor, gate_scale: Tensor | None = None
+) -> AdapterState:
     """Adapter tokens (B, L, Q, D) and gates (L, H) to keys and values, by each layer's own k_proj and v_proj.
 
-    Done once an input: the originals did it for every generated token. No rotation, no norm of the tokens.
+    Done once an input: the originals did it for every generated token. No rotation, no norm of the tokens, and no
+    low-rank update. Values carry tanh(gate), times `gate_scale` (L,) if there is one.
     """
     layers = decoder_layers(llama)[-tokens.shape[1] :]
     keys, values = [], []
     for layer, layer_tokens in zip(layers, tokens.unbind(1), strict=True):
         attention = layer.self_attn
-        layer_tokens = layer_tokens.to(attention.k_proj.weight.device, attention.k_proj.weight.dtype)
         shape = (*layer_tokens.shape[:2], -1, attention.head_dim)
-        key = attention.k_proj(layer_tokens).view(shape)
+        key = _project(attention.k_proj, layer_tokens).view(shape)
         if hasattr(attention, "k_norm"):  # Qwen 3 compares normalised keys with normalised queries
             key = attention.k_norm(key)
         keys.append(key.transpose(1, 2).to(tokens.device))
-        values.append(attention.v_proj(layer_tokens).view(shape).transpose(1, 2).to(tokens.device))
+        values.append(_project(attention.v_proj, layer_tokens).view(shape).transpose(1, 2).to(tokens.device))
     keys, values = torch.stack(keys, 1), torch.stack(values, 1)
     groups = gates.shape[1] // values.shape[2]
-    gates = torch.tanh(gates.float()).to(values.dtype)[None, :, :, None, None]
-    return AdapterState(keys, gates * values.repeat_interleave(groups, dim=2))
+    factors = torch.tanh(gates.float())
+    if gate_scale is not None:
+        factors = factors * gate_scale.float()[:, None]
+    factors = factors.to(values.dtype)[None, :, :, None, None]
+    return AdapterState(keys, factors * values.repeat_interleave(groups, dim=2))
+
+
+def _project(projection: nn.Module, tokens: Tensor) -> Tensor:
+    """Tokens (B, Q, D) to (B, Q, K x P), where the projection is and in its type."""
+    weight = projection.weight
+    # weights that are fetched for each call are on the meta device until then, and bring the tokens along
+    tokens = tokens.to(weight.dtype) if weight.device.type == "meta" else tokens.to(weight.device, weight.dtype)
+    return projection(tokens, plain=True) if isinstance(projection, LoraLinear) else projection(tokens)

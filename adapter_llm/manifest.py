@@ -26,10 +26,18 @@ class DecoderRecord:
     num_key_value_heads: int
     vocab_size: int
     part: WheelPart | None = None  # where the default one comes from
-    source: str | None = None  # or a hub id
+    source: str | None = None  # or a hub id, or a folder; a relative one starts at the weights folder
+    fingerprint: str | None = None  # of its weights, if they must be exactly those
 
     @classmethod
-    def of(cls, config: Any, name: str, part: WheelPart | None = None, source: str | None = None) -> DecoderRecord:
+    def of(
+        cls,
+        config: Any,
+        name: str,
+        part: WheelPart | None = None,
+        source: str | None = None,
+        fingerprint: str | None = None,
+    ) -> DecoderRecord:
         """The record of a transformers config."""
         heads = config.num_attention_heads
         return cls(
@@ -41,6 +49,7 @@ class DecoderRecord:
             vocab_size=config.vocab_size,
             part=part,
             source=source,
+            fingerprint=fingerprint,
         )
 
     def differences(self, other: DecoderRecord) -> list[str]:
@@ -57,11 +66,25 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The published file that weights were converted from, and what the way back needs to know of it."""
+
+    family: str
+    name: str  # of the file
+    file: FileRecord
+    layers: int | None = None  # of the decoder
+    wrapper: str | None = None  # the key its tensors stood under
+    extra: Mapping[str, Any] = field(default_factory=dict)  # what stood beside them
+    dtypes: Mapping[str, str] = field(default_factory=dict)  # of the tensors whose type is another here
+
+
+@dataclass(frozen=True)
 class Manifest:
     """`manifest.json` beside the weights."""
 
-    decoder: DecoderRecord
+    decoder: DecoderRecord | None = None  # None: an encoder alone
     files: Mapping[str, FileRecord] = field(default_factory=dict)
+    origin: Origin | None = None
     backbone: WheelPart | None = None  # weights of the vision backbone, if the encoder has one
     licence: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)  # data, splits, settings
@@ -74,14 +97,20 @@ class Manifest:
         values = as_arguments(cls, data, "the manifest")
         if values.get("format", FORMAT) != FORMAT:
             raise ConfigError(f"the manifest has format {values['format']}, this version reads {FORMAT}; update it")
-        decoder = as_arguments(DecoderRecord, values["decoder"], "decoder")
-        decoder["part"] = _part(decoder.get("part"), "decoder.part")
+        if values.get("decoder") is not None:
+            decoder = as_arguments(DecoderRecord, values["decoder"], "decoder")
+            decoder["part"] = _part(decoder.get("part"), "decoder.part")
+            values["decoder"] = DecoderRecord(**decoder)
+        if values.get("origin") is not None:
+            origin = as_arguments(Origin, values["origin"], "origin")
+            origin["file"] = FileRecord(**as_arguments(FileRecord, origin["file"], "origin.file"))
+            values["origin"] = Origin(**origin)
         files = values.get("files", {})
         if not isinstance(files, Mapping):
             raise ConfigError(f"files must map names to sizes and hashes, not be {files!r}")
         files = {n: FileRecord(**as_arguments(FileRecord, record, f"files.{n}")) for n, record in files.items()}
         backbone = _part(values.get("backbone"), "backbone")
-        return cls(**{**values, "decoder": DecoderRecord(**decoder), "files": files, "backbone": backbone})
+        return cls(**{**values, "files": files, "backbone": backbone})
 
     @classmethod
     def load(cls, path: Path) -> Manifest:

@@ -29,18 +29,18 @@ class MediaBatch:
     weights: Tensor  # (M,), how much it counts among the items of its question
 
 
-def mix(features: Tensor, rows: Tensor, weights: Tensor, batch_size: int) -> Tensor:
-    """Weighted mean of the unit-length features of each row: (M, N, E) to (B, N, E).
+def mix(features: Tensor, rows: Tensor, weights: Tensor, batch_size: int, unit_length: bool = True) -> Tensor:
+    """Weighted mean of the features of each row: (M, N, E) to (B, N, E).
 
-    The mean is not normalised again, and 1e-6 keeps its divisor from being zero, as in ImageBind-LLM.
-    Rows without items come out as zeros.
+    With `unit_length` each feature counts as its direction alone. The mean is then not normalised again, and 1e-6
+    keeps its divisor from being zero, as in ImageBind-LLM. Rows without items come out as zeros.
     """
     weights = weights.to(features)
     total = weights.new_zeros(batch_size).index_add(0, rows, weights)
-    share = weights / (total[rows] + 1e-6)
-    unit = F.normalize(features, dim=-1)
+    if unit_length:
+        features, total = F.normalize(features, dim=-1), total + 1e-6
     mixed = features.new_zeros(batch_size, *features.shape[1:])
-    return mixed.index_add(0, rows, unit * share[:, None, None])
+    return mixed.index_add(0, rows, features * (weights / total[rows])[:, None, None])
 
 
 class AdapterLLM(nn.Module):
@@ -71,7 +71,8 @@ class AdapterLLM(nn.Module):
         batches = list(media.values())
         rows = torch.cat([batch.rows for batch in batches])
         weights = torch.cat([batch.weights for batch in batches])
-        features = mix(torch.cat([embedded[modality] for modality in media]), rows, weights, batch_size)
+        items = torch.cat([embedded[modality] for modality in media])
+        features = mix(items, rows, weights, batch_size, self.encoder.unit_length)
         present = torch.zeros(batch_size, dtype=torch.bool, device=rows.device).index_fill(0, rows, True)
         return features, present
 
@@ -79,7 +80,7 @@ class AdapterLLM(nn.Module):
         """Features (B, N, E) to the state the decoder reads; rows that are not `present` get closed gates."""
         parameter = self.adapter.queries
         tokens = self.adapter(self.connector(features.to(parameter.device, parameter.dtype)))
-        state = project_adapter(self.llama, tokens, self.adapter.gates)
+        state = project_adapter(self.llama, tokens, self.adapter.gates, self.adapter.gate_scale)
         if present is not None:
             state = AdapterState(state.keys, state.values * present.to(state.values)[:, None, None, None, None])
         return state
@@ -99,7 +100,7 @@ class AdapterLLM(nn.Module):
         state: AdapterState,
         weights: Tensor | None = None,
     ) -> Tensor:
-        """Mean cross entropy of each token whose label is not -100, given the tokens before it.
+        """Mean cross entropy of each token whose label is not -100, given the tokens before it; 0 if there is none.
 
         `weights` (B, T) makes some tokens count more than others. Logits are computed at those positions alone:
         the vocabulary is most of a small decoder's work.
@@ -112,6 +113,8 @@ class AdapterLLM(nn.Module):
         )
         targets = labels[:, 1:]
         wanted = targets != -100
+        if not wanted.any():  # a mean of nothing: there is nothing to learn, and nothing is wrong
+            return output.last_hidden_state.sum() * 0.0
         logits = self.llama.lm_head(output.last_hidden_state[:, :-1][wanted])
         if weights is None:
             return F.cross_entropy(logits.float(), targets[wanted])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .fetch import decoder_folder, gguf_folder
 from .manifest import DecoderRecord, FileRecord, Manifest
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 CONFIG, MANIFEST, ENCODER, ADAPTER = "config.json", "manifest.json", "encoder.safetensors", "adapter.safetensors"
+KEPT = "kept.safetensors"  # what a published file holds and no computation uses, for the way back
 WEIGHTS_FILES = (CONFIG, MANIFEST, ENCODER, ADAPTER)
 # of a decoder on the hub; LLaMA repositories also hold every weight a second time, in Meta's own format
 DECODER_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -55,31 +57,63 @@ def find_folder(source: str | Path, what: str, needed: tuple[str, ...], wanted: 
     return folder
 
 
-def find_decoder(llm: str | Path | None, manifest: Manifest) -> Path:
-    """The decoder's Hugging Face folder, fetched and converted if need be."""
-    if llm is not None and str(llm).endswith(".gguf"):
-        return gguf_folder(llm)
+def find_decoder(llm: str | Path | None, manifest: Manifest, weights: Path) -> Path:
+    """The decoder's Hugging Face folder, fetched and converted if need be; `weights` is where the manifest is."""
+    if manifest.decoder is None:
+        raise CheckpointError(f"{weights} holds an encoder alone; give the folder of an adapter converted with it")
     if llm is None and manifest.decoder.part is not None:
         return decoder_folder(manifest.decoder.part)
     source = llm or manifest.decoder.source
     if source is None:
         raise CheckpointError(f"these weights need {manifest.decoder.name} and cannot fetch it; give it with --llm")
-    return find_folder(source, "language model", ("config.json",), DECODER_FILES)
+    beside = weights / source  # a folder given when the weights were converted
+    if llm is None and beside.is_dir():
+        source = beside
+    elif llm is None and str(source).startswith(".."):
+        raise CheckpointError(
+            f"the weights {weights} need {manifest.decoder.name}, which is no longer at {beside}; give it with --llm"
+        )
+    return find_language_model(source)
+
+
+def find_language_model(source: str | Path) -> Path:
+    """The Hugging Face folder of a local folder, a hub id or a GGUF file. Raises CheckpointError or FetchError."""
+    if str(source).endswith(".gguf"):
+        return gguf_folder(source)
+    if (Path(source).expanduser() / "params.json").is_file() and not (Path(source).expanduser() / CONFIG).is_file():
+        raise CheckpointError(
+            f"{source} is a LLaMA in Meta's layout; convert it first: "
+            f"python -m adapter_llm convert {source} --output FOLDER"
+        )
+    return find_folder(source, "language model", (CONFIG,), DECODER_FILES)
+
+
+def find_base(llm: str | Path) -> tuple[Path, PretrainedConfig]:
+    """The folder and the config of the language model that an adapter is put on."""
+    folder = find_language_model(llm)
+    return folder, decoder_config(folder)
+
+
+def decoder_config(folder: Path) -> PretrainedConfig:
+    """The config of a language model. Raises CheckpointError if transformers knows no such model."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        DecoderRecord.of(config, str(folder))  # has all the sizes
+    except Exception as error:  # a config of any content ends here
+        raise CheckpointError(
+            f"{folder} is not a language model transformers can read ({one_line(error)}); give one with --llm"
+        ) from None
+    return config
 
 
 def check_decoder(
     folder: Path, llm: str | Path | None, manifest: Manifest, weights: str | Path
 ) -> PretrainedConfig:
     """The decoder's config. Raises CheckpointError if its sizes are not those the adapter was trained for."""
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(folder)
-        found = DecoderRecord.of(config, str(llm or manifest.decoder.name))
-    except Exception as error:  # a config of any content ends here
-        raise CheckpointError(
-            f"{folder} is not a language model transformers can read ({one_line(error)}); give one with --llm"
-        ) from None
+    config = decoder_config(folder)
+    found = DecoderRecord.of(config, str(llm or manifest.decoder.name))
     differences = manifest.decoder.differences(found)
     if differences:
         raise CheckpointError(
@@ -109,3 +143,8 @@ def record_of(path: Path) -> FileRecord:
         while block := file.read(1024 * 1024):
             digest.update(block)
     return FileRecord(path.stat().st_size, digest.hexdigest())
+
+
+def as_json(values: dict[str, Any]) -> str:
+    """The text of a config or manifest file."""
+    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"

@@ -26,7 +26,7 @@ def weights_in_use(weights: str, llm: str | None) -> dict[str, int]:
     """Bytes of each part's files."""
     folder = find_folder(weights, "weights", WEIGHTS_FILES)
     manifest = Manifest.load(folder / MANIFEST)
-    decoder = find_decoder(llm, manifest)
+    decoder = find_decoder(llm, manifest, folder)
     files = {
         "decoder": sorted(decoder.glob("*.safetensors")),
         "encoder": [folder / ENCODER],

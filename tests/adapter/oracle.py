@@ -29,31 +29,55 @@ def attend(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
     return torch.softmax(scores, dim=-1) @ value
 
 
-def logits(weights: dict[str, Tensor], config, input_ids: Tensor, adapter: Tensor | None, gates: Tensor) -> Tensor:
-    """(T,) ids to (T, vocabulary) logits; adapter (L, Q, D) and gates (L, H) belong to the last L layers."""
+def logits(
+    weights: dict[str, Tensor],
+    config,
+    input_ids: Tensor,
+    adapter: Tensor | None,
+    gates: Tensor,
+    gate_scale: Tensor | None = None,
+    changes: dict[str, Tensor] | None = None,
+) -> Tensor:
+    """(T,) ids to (T, vocabulary) logits; adapter (L, Q, D), gates (L, H), scale (L,) belong to the last L layers.
+
+    `changes` are norms that replace the decoder's, biases, and low-rank updates, named as in a weights folder.
+    """
     heads, groups = config.num_attention_heads, config.num_attention_heads // config.num_key_value_heads
     eps, base = config.rms_norm_eps, config.rope_parameters["rope_theta"]
     first_adapted = config.num_hidden_layers - len(gates)
+    changes = changes or {}
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return rms_norm(x, changes.get(f"{name}.weight", weights[f"model.{name}.weight"]), eps)
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        y = x @ weights[f"model.{name}.weight"].T
+        if f"{name}.lora_up" in changes:
+            y = y + (x @ changes[f"{name}.lora_down"].T) @ changes[f"{name}.lora_up"].T
+        return y + changes.get(f"{name}.bias", 0)
+
     x = weights["model.embed_tokens.weight"][input_ids]
     for layer in range(config.num_hidden_layers):
-        w = {name: weights[f"model.layers.{layer}.{name}.weight"] for name in (
-            "input_layernorm", "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
-            "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-        )}  # fmt: skip
-        wq, wk, wv = (w[f"self_attn.{name}_proj"] for name in "qkv")
-        normed = rms_norm(x, w["input_layernorm"], eps)
+        this = f"layers.{layer}"
+        normed = norm(x, f"{this}.input_layernorm")
+        queries, keys, values = (linear(normed, f"{this}.self_attn.{name}_proj") for name in "qkv")
         outputs = []
         for head in range(heads):
             q = slice(head * config.head_dim, (head + 1) * config.head_dim)
             kv = slice(head // groups * config.head_dim, (head // groups + 1) * config.head_dim)
-            query = rotate(normed @ wq[q].T, base)
-            output = attend(query, rotate(normed @ wk[kv].T, base), normed @ wv[kv].T, causal=True)
+            query = rotate(queries[:, q], base)
+            output = attend(query, rotate(keys[:, kv], base), values[:, kv], causal=True)
             if adapter is not None and layer >= first_adapted:
-                tokens = adapter[layer - first_adapted]  # neither normalised nor rotated: they have no position
-                said = attend(query, tokens @ wk[kv].T, tokens @ wv[kv].T, causal=False)
-                output = output + torch.tanh(gates[layer - first_adapted, head]) * said
+                row = layer - first_adapted
+                # neither normalised nor rotated, for they have no position; and by the weights nothing has changed
+                key, value = (
+                    adapter[row] @ weights[f"model.{this}.self_attn.{name}_proj.weight"][kv].T for name in "kv"
+                )
+                gate = torch.tanh(gates[row, head]) * (1 if gate_scale is None else gate_scale[row])
+                output = output + gate * attend(query, key, value, causal=False)
             outputs.append(output)
-        x = x + torch.cat(outputs, dim=-1) @ w["self_attn.o_proj"].T
-        normed = rms_norm(x, w["post_attention_layernorm"], eps)
-        x = x + (silu(normed @ w["mlp.gate_proj"].T) * (normed @ w["mlp.up_proj"].T)) @ w["mlp.down_proj"].T
-    return rms_norm(x, weights["model.norm.weight"], eps) @ weights["lm_head.weight"].T
+        x = x + linear(torch.cat(outputs, dim=-1), f"{this}.self_attn.o_proj")
+        normed = norm(x, f"{this}.post_attention_layernorm")
+        inner = silu(linear(normed, f"{this}.mlp.gate_proj")) * linear(normed, f"{this}.mlp.up_proj")
+        x = x + linear(inner, f"{this}.mlp.down_proj")
+    return norm(x, "norm") @ weights["lm_head.weight"].T

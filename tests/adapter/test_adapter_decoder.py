@@ -43,15 +43,17 @@ def test_zero_gates_leave_padded_batches_alone(kind):
 @pytest.mark.parametrize("query_layer", [tiny.QUERY_LAYER, tiny.LAYERS])
 @pytest.mark.parametrize("query_len", [1, tiny.QUERY_LEN])
 @pytest.mark.parametrize("kind", ["llama", "llama-mha", "llama-tied"])
+@pytest.mark.parametrize("gate_scale", [False, True])
 @torch.no_grad()
-def test_logits_equal_the_written_out_model(kind, query_len, query_layer):
-    model = tiny.adapter_llm(kind, query_len, query_layer)
+def test_logits_equal_the_written_out_model(kind, query_len, query_layer, gate_scale):
+    model = tiny.adapter_llm(kind, query_len, query_layer, gate_scale=gate_scale)
     text, features = tiny.prompts(11)[0], tiny.features(1)
     adapter = model.adapter(model.connector(features))[0]
     assert adapter.shape == (query_layer, query_len, tiny.HIDDEN)
     weights, config = model.llama.state_dict(), model.llama.config
     actual = model(text[None], state=model.adapt(features)).logits[0]
-    tiny.assert_close(actual, oracle_logits(weights, config, text, adapter, model.adapter.gates))
+    gates, scale = model.adapter.gates, model.adapter.gate_scale
+    tiny.assert_close(actual, oracle_logits(weights, config, text, adapter, gates, scale))
     plain = oracle_logits(weights, config, text, None, model.adapter.gates)
     tiny.assert_close(model(text[None]).logits[0], plain)
     assert (actual - plain).abs().max() > 0.1 * plain.std()

@@ -120,6 +120,53 @@ def test_adapter_tokens_are_query_plus_scaled_query_tokens():
         tiny.assert_close(tokens(given)[row, layer], expected)
 
 
+def test_gate_scale_is_there_if_the_config_says_so_and_starts_at_one():
+    tokens = AdapterTokens(AdapterConfig(tiny.QUERY_LEN, tiny.QUERY_LAYER, gate_scale=True), tiny.HIDDEN, tiny.HEADS)
+    assert list(tokens.state_dict()) == ["queries", "gates", "gate_scale"]
+    assert torch.equal(tokens.gate_scale, torch.ones(tiny.QUERY_LAYER))
+    assert AdapterTokens(AdapterConfig(4, 3), tiny.HIDDEN, tiny.HEADS).gate_scale is None
+
+
+@every_decoder
+@pytest.mark.parametrize("query_len", [1, tiny.QUERY_LEN])
+@torch.no_grad()
+def test_gate_scale_is_a_factor_on_what_each_layer_is_told(kind, query_len):
+    model, without = tiny.adapter_llm(kind, query_len, gate_scale=True), tiny.adapter_llm(kind, query_len)
+    without.adapter.load_state_dict({k: v for k, v in model.adapter.state_dict().items() if k != "gate_scale"})
+    without.connector.load_state_dict(model.connector.state_dict())
+    ids, mask = tiny.padded(tiny.prompts(9, 6))
+    features = tiny.features(2)
+    expected, plain = without.adapt(features), without(ids, mask).logits
+    model.adapter.gate_scale.fill_(1)
+    state = model.adapt(features)
+    assert torch.equal(state.keys, expected.keys) and torch.equal(state.values, expected.values)
+    model.adapter.gate_scale.copy_(torch.tensor([0.5, -2.0, 3.0]))
+    state = model.adapt(features)
+    assert torch.equal(state.keys, expected.keys)
+    tiny.assert_close(state.values, expected.values * model.adapter.gate_scale[None, :, None, None, None], 1e-6)
+    assert not torch.allclose(model(ids, mask, state).logits, without(ids, mask, expected).logits, rtol=0.01)
+    model.adapter.gate_scale.zero_()
+    assert torch.equal(model(ids, mask, model.adapt(features)).logits, plain), "closed in every layer"
+    model.adapter.gate_scale.fill_(2), model.adapter.gates.zero_()
+    assert torch.equal(model(ids, mask, model.adapt(features)).logits, plain), "twice nothing is nothing"
+
+
+@every_decoder
+def test_gate_scale_learns_in_every_layer(kind):
+    model = tiny.adapter_llm(kind, gate_scale=True)
+    gradient = gradients_after_loss(model)["adapter.gate_scale"]
+    assert gradient.shape == (tiny.QUERY_LAYER,) and gradient.abs().min() > 0
+    step = 1e-3
+    for layer in range(tiny.QUERY_LAYER):
+        losses = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                model.adapter.gate_scale[layer] += sign * step
+                losses.append(model.loss(*example(), model.adapt(tiny.features(3))))
+                model.adapter.gate_scale[layer] -= sign * step
+        assert math.isclose((losses[0] - losses[1]) / (2 * step), gradient[layer], rel_tol=0.03, abs_tol=2e-4)
+
+
 def test_adapter_of_another_decoder_is_refused():
     sizes = (tiny.QUERY_LEN, tiny.LAYERS + 1)
     for tokens, message in (

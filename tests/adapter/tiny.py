@@ -91,6 +91,7 @@ def adapter_llm(
     connector: str = "visual_query",
     gates: str = "open",
     seed: int = 2,
+    gate_scale: bool = False,
 ) -> AdapterLLM:
     """All four parts. Gates are "open" (random, none small) or "zero", as a new adapter has them."""
     llama = decoder(kind)
@@ -98,7 +99,7 @@ def adapter_llm(
         torch.manual_seed(seed)
         sizes = ConnectorConfig(kind=connector, width=WIDTH, depth=2, heads=3, mlp_ratio=1.5)
         parts = build_connector(sizes, FEATURES_DIM, query_len, HIDDEN)
-        tokens = AdapterTokens(AdapterConfig(query_len, query_layer, layer_scale=True), HIDDEN, HEADS)
+        tokens = AdapterTokens(AdapterConfig(query_len, query_layer, True, gate_scale), HIDDEN, HEADS)
         shake(parts, 0.1), shake(tokens, 0.2)
         with torch.no_grad():
             if gates == "zero":

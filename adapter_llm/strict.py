@@ -1,0 +1,53 @@
+"""Tensors from a file into a module, every one of them or none: half a checkpoint loads silently into garbage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from imagebind_encoder.config import Modality
+
+from .sources import CheckpointError, one_line
+
+SHOWN = 8  # problems in one message
+
+
+def read_tensors(path: Path, skipped: Iterable[Modality] = ()) -> dict[str, Tensor]:
+    """A safetensors file, but for the trunks of the modalities `skipped`. Raises CheckpointError if it is none."""
+    unread = {f"{part}.{modality}." for modality in skipped for part in ("stems", "trunks", "heads", "postprocessors")}
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys = [key for key in file.keys() if not key.startswith(tuple(unread))]  # noqa: SIM118, it is not a dict
+            return {key: file.get_tensor(key) for key in keys}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file ({one_line(error)}); get it again") from None
+
+
+def load_strictly(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Give a module its tensors. Raises CheckpointError naming keys that are missing, left over or misshapen."""
+    expected = module.state_dict()
+    check_tensors(tensors, {name: tuple(tensor.shape) for name, tensor in expected.items()}, path)
+    for key, wanted in expected.items():
+        if tensors[key].is_floating_point() != wanted.is_floating_point():
+            raise CheckpointError(f"{path}: {key} has type {tensors[key].dtype}, not {wanted.dtype}; get it again")
+    module.load_state_dict(tensors, assign=True)
+
+
+def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Raise CheckpointError unless tensors have exactly the expected names and shapes."""
+    problems = [f"missing {key}" for key in expected if key not in tensors]
+    problems += [f"unexpected {key}" for key in tensors if key not in expected]
+    for key, shape in expected.items():
+        if key in tensors and tuple(tensors[key].shape) != shape:
+            problems.append(f"{key} has shape {tuple(tensors[key].shape)} instead of {shape}")
+    if problems:
+        raise CheckpointError(f"{path} does not fit its config.json: {listed(problems, '; ')}; get both again")
+
+
+def listed(names: list[str], separator: str = ", ") -> str:
+    """The first few of a list, and how many more there are."""
+    more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+    return separator.join(names[:SHOWN] + more)
