@@ -23,8 +23,17 @@ class GenerationOptions:
         if not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1:
             raise ValueError("temperature must be 0 or more, and top_p above 0 and at most 1")
 
+    @classmethod
+    def published(cls, **changes: Any) -> GenerationOptions:
+        """What the entry points of LLaMA-Adapter V2 and ImageBind-LLM generate with by default."""
+        return cls(**{"max_new_tokens": 256, "temperature": 0.1, "top_p": 0.75, **changes})
+
     def to_kwargs(self) -> dict[str, Any]:
-        """As transformers' `generate` takes them; every sampling setting is given, so that no default leaks in."""
+        """As transformers' `generate` takes them; every sampling setting is given, so that no default leaks in.
+
+        That draws from the originals' distribution, but for one case: a token whose likelier ones add up to exactly
+        top_p is left out here and was kept there.
+        """
         kwargs: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "num_beams": self.num_beams}
         if self.temperature == 0:
             return {**kwargs, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}

@@ -4,7 +4,7 @@ import folders
 import pytest
 
 from adapter_llm.config import PromptConfig
-from adapter_llm.prompts import IGNORED, render, supervise
+from adapter_llm.prompts import IGNORED, render, supervise, with_context
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,60 @@ def test_alpaca_is_what_the_published_adapters_were_trained_on(tokenizer):
     assert text(tokenizer, "What is it?", template="alpaca", system="unused") == wanted
     messages = [{"role": "user", "content": "before"}, {"role": "user", "content": "What is it?"}]
     assert text(tokenizer, messages, template="alpaca") == wanted
+
+
+def test_alpaca_has_a_place_for_a_context(tokenizer):
+    wanted = (
+        "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
+        "response that appropriately completes the request.\n\n### Instruction:\nWhat is it?\n\n### Input:\n"
+        "an {engine} starts\n\n### Response:"
+    )
+    asked = [{"role": "user", "content": "before"}, {"role": "user", "content": "What is it?"}]
+    for question in ("What is it?", asked):
+        for empty in (True, False):
+            asked = with_context(question, "an {engine} starts")
+            assert text(tokenizer, asked, template="alpaca", empty_input=empty) == wanted
+    only_the_last = [{"role": "user", "content": "a", "context": "b"}, {"role": "user", "content": "What is it?"}]
+    plain = text(tokenizer, "What is it?", template="alpaca")
+    assert text(tokenizer, only_the_last, template="alpaca", empty_input=True) == plain
+
+
+def test_an_empty_context_is_one_for_v2_alone(tokenizer):
+    plain = text(tokenizer, "What is it?", template="alpaca")
+    with_input = text(tokenizer, with_context("What is it?", " "), template="alpaca").replace("\n \n", "\n\n")
+    cases = [(None, True, plain), ("", True, with_input), (None, False, plain), ("", False, plain)]
+    for context, empty, wanted in cases:
+        asked = with_context("What is it?", context)
+        assert text(tokenizer, asked, template="alpaca", empty_input=empty) == wanted
+
+
+def test_a_chat_gets_the_context_below_the_question(tokenizer):
+    assert text(tokenizer, with_context("Hi", "It rains.")) == text(tokenizer, "Hi\n\nIt rains.")
+    assert text(tokenizer, with_context("Hi", "")) == text(tokenizer, "Hi")
+    messages = [
+        {"role": "user", "content": "a", "context": "b"},
+        {"role": "assistant", "content": "c"},
+        {"role": "user", "content": "d", "context": None},
+    ]
+    spelled_out = [{"role": "user", "content": "a\n\nb"}, *messages[1:2], {"role": "user", "content": "d"}]
+    assert text(tokenizer, messages, system="Look.") == text(tokenizer, spelled_out, system="Look.")
+    assert messages[0]["context"] == "b"
+
+
+def test_with_context_changes_a_copy():
+    messages = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+    assert with_context(messages, "c") == [messages[0], {"role": "user", "content": "b", "context": "c"}]
+    assert messages == [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+    assert with_context(messages, None) is messages
+    assert with_context("a", None) == "a"
+    assert with_context("a", "") == [{"role": "user", "content": "a", "context": ""}]
+    assert with_context([], "c") == []
+
+
+@pytest.mark.parametrize("template", ["chat", "alpaca"])
+def test_a_context_that_is_no_text(tokenizer, template):
+    with pytest.raises(ValueError, match="the context of a message must be a text, not 3"):
+        text(tokenizer, with_context("Hi", 3), template=template)
 
 
 def test_braces_in_a_question_are_text(tokenizer):
