@@ -1,4 +1,4 @@
-"""Train and evaluate. Asking questions is demo.py's work."""
+"""Convert published weights, train, evaluate. Asking questions is demo.py's work."""
 
 from __future__ import annotations
 
@@ -21,6 +21,25 @@ def build_parser() -> cli.Parser:
     parser = cli.Parser(prog="python -m adapter_llm", description=__doc__)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    convert = commands.add_parser("convert", help="make published weights ours, or ours the published ones again")
+    convert.add_argument("source", type=Path, help="a published file or folder; what it is, its content says")
+    convert.add_argument("--output", type=Path, required=True, help="folder to write; with --back of weights, a file")
+    convert.add_argument("--encoder", type=Path, help="of an adapter: its encoder, published or converted")
+    convert.add_argument("--llm", help="of an adapter: its language model, a folder, hub id or GGUF file")
+    convert.add_argument("--tokenizer", type=Path, help="of a LLaMA: its tokenizer.model, if it lies elsewhere")
+    convert.add_argument("--connector-heads", type=cli.number(1, whole=True), help="of a V2 adapter; default: 16")
+    convert.add_argument(
+        "--corrected", action="store_true", help="of an adapter trained without the originals' slips: R,G,B pictures"
+    )
+    convert.add_argument("--back", action="store_true", help="write the published file that a folder came from")
+    convert.set_defaults(run=convert_weights)
+
+    inspect = commands.add_parser("inspect", help="say what weights are, and whether they are whole")
+    inspect.add_argument("path", type=Path, help="a published file or folder, or one of ours")
+    inspect.add_argument("--json", action="store_true", help="all of it, as JSON")
+    inspect.add_argument("--no-hash", action="store_true", help="do not read large files for their SHA-256")
+    inspect.set_defaults(run=inspect_weights)
 
     train = commands.add_parser("train", help="go on training weights with your own captioned pictures")
     train.add_argument("captions", type=Path, help="CSV with columns image, caption; or a folder of x.jpg and x.txt")
@@ -55,6 +74,28 @@ def build_parser() -> cli.Parser:
     return parser
 
 
+def convert_weights(args: Namespace, out: TextIO) -> int:
+    from .convert import convert, convert_back
+
+    if args.back:
+        convert_back(args.source, args.output)
+    else:
+        chosen = {"connector_heads": args.connector_heads, "faithful": False if args.corrected else None}
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        convert(args.source, args.output, encoder=args.encoder, llm=args.llm, tokenizer=args.tokenizer, **chosen)
+    print(args.output, file=out)
+    return cli.OK
+
+
+def inspect_weights(args: Namespace, out: TextIO) -> int:
+    """Exit code 1 also for what was recognised and is not whole."""
+    from .inspection import inspect_path, table
+
+    report = inspect_path(args.path, hashes=not args.no_hash)
+    print(json.dumps(report, indent=1, ensure_ascii=False) if args.json else table(report), file=out)
+    return cli.OK if report["complete"] else cli.FAILED
+
+
 def train_captions(args: Namespace, out: TextIO) -> int:
     """Encode the pictures once, then train connector and adapter on their captions."""
     from .data import caption_examples, read_captions
@@ -70,7 +111,7 @@ def train_captions(args: Namespace, out: TextIO) -> int:
     manifest = replace(pipe.manifest, training=training, quality={})
 
     def save(folder: Path) -> None:
-        save_pretrained(folder, pipe.model, pipe.config, manifest)
+        save_pretrained(folder, pipe.model, pipe.config, manifest, changes=pipe.changes)
 
     config = TrainConfig(steps=args.steps, batch_size=args.batch_size)
     fit(pipe.model, pipe.processor.tokenizer, pipe.config.prompt, sample, config, save, args.output)
