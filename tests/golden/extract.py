@@ -1,13 +1,15 @@
-"""Cuts the small part of the golden data that this repository carries for encoder and images.
+"""Cuts the small part of the golden data that this repository carries.
 
-    python tests/golden/extract.py DIR        DIR: the full golden folder; writes beside this file
+    PYTHONPATH=. python tests/golden/extract.py DIR        DIR: the full golden folder; writes beside this file
 
 Same layout and file names as the full folder, so one set of tests reads both. Kept are the two
 modalities with the smallest weights and one picture, by far the largest part:
 - imu: the first sample, every fifth token;
 - text: all samples, with the vocabulary cut to the ids in use. They are renumbered in order, so
   the largest id, where the feature is read, stays the largest;
-- layouts/imagebind_huge.json without white space.
+- adapter_v2 and imagebind_llm: one adapter file each, its base model, and the numbers of its cases; no CLIP (its
+  tokens are recorded), no inputs that the cut encoder cannot take;
+- layouts without white space.
 """
 
 import json
@@ -18,6 +20,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 PICTURES = ("palette",)
+V2_FILES = ("LORA-BIAS-7B.pth",)
+V2_PARTS = ("out.LORA-BIAS.greedy", "out.LORA-BIAS-", "out.clip_tokens", "out.BIAS.sampling", "out.BIAS.greedy.logits")
+LLM_FILES, LLM_PARTS = ("7B.pth", "knn.index"), ("out.imu.", "out.knn_", "out.mix.features", "in.knn")
+LAYOUTS = ("imagebind_huge", "llama_7B_meta", "clip_vit_l14_visual", "adapter_v2_LORA-BIAS-7B",
+           "adapter_v2_CAPTION-7B", "imagebind_llm_7B", "imagebind_llm_7B-pretrained")  # fmt: skip
 OUTPUTS = ("stem_tokens", "trunk_tokens", "pre_post", "embedding")
 
 
@@ -61,13 +68,57 @@ def extract_pictures(source: Path, target: Path) -> None:
               target / "images.safetensors")  # fmt: skip
 
 
+def extract_family(source: Path, target: Path, files: tuple[str, ...], parts: tuple[str, ...]) -> None:
+    (target / "llama" / "7B").mkdir(parents=True, exist_ok=True)
+    base = ("llama/7B/consolidated.00.pth", "llama/7B/params.json", "llama/tokenizer.model")
+    for name in (*files, *base):
+        (target / name).write_bytes((source / name).read_bytes())
+    compact(source / "dataset.json", target / "dataset.json")
+    io = load_file(source / "io.safetensors")
+    kept = {name: value for name, value in io.items() if name.startswith(parts)}
+    content = json.loads((source / "cases.json").read_text())
+    content["cases"] = {name: case for name, case in content["cases"].items() if f"out.{name}.logits" in kept}
+    write(target / "cases.json", content)
+    save_file(kept, target / "io.safetensors")
+
+
+def extract_training(source: Path, target: Path, pictures: Path) -> None:
+    """The loss and gradients of ImageBind-LLM, with the features its connector read in place of the pictures.
+
+    They are this project's own: the encoder is proven against the full folder.
+    """
+    from imagebind_encoder import load_official
+
+    heads = json.loads((pictures / "config.json").read_text())["model_kwargs"]["vision_num_heads"]
+    encoder = load_official(pictures / "imagebind_small.pth", ["vision"], {"vision": heads})
+    with torch.no_grad():
+        images = load_file(pictures / "io.safetensors")["in.image"][:2].float()
+        features = torch.nn.functional.normalize(encoder({"vision": images})["vision"], dim=-1) / (1 + 1e-6)
+    io, recorded = load_file(target / "io.safetensors"), json.loads((source / "training.json").read_text())
+    train = {name: value for name, value in load_file(source / "io.safetensors").items() if "in.train" in name}
+    save_file({**io, **train, "in.train.features": features}, target / "io.safetensors")
+    write(target / "training.json", {"main.finetune": recorded["main.finetune"]})
+
+
+def write(target: Path, content: object) -> None:
+    target.write_text(json.dumps(content, separators=(",", ":")) + "\n")
+
+
+def compact(source: Path, target: Path) -> None:
+    write(target, json.loads(source.read_text()))
+
+
 def extract_layout(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(json.loads(source.read_text()), separators=(",", ":")) + "\n")
+    compact(source, target)
 
 
 if __name__ == "__main__":
     full, here = Path(sys.argv[1]), Path(__file__).parent
     extract_encoder(full / "imagebind", here / "imagebind")
     extract_pictures(full / "preprocess", here / "preprocess")
-    extract_layout(full / "layouts" / "imagebind_huge.json", here / "layouts" / "imagebind_huge.json")
+    extract_family(full / "adapter_v2", here / "adapter_v2", V2_FILES, V2_PARTS)
+    extract_family(full / "imagebind_llm", here / "imagebind_llm", LLM_FILES, LLM_PARTS)
+    extract_training(full / "imagebind_llm", here / "imagebind_llm", full / "imagebind")
+    for layout in LAYOUTS:
+        extract_layout(full / "layouts" / f"{layout}.json", here / "layouts" / f"{layout}.json")
