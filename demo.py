@@ -25,12 +25,21 @@ def build_parser() -> cli.Parser:
         help="a picture: file, URL or data: URI; repeat it to mix several, by weight",
     )  # fmt: skip
     add(
+        "--point", action="append", default=[], type=cli.media_argument, metavar="PATH[:WEIGHT]",
+        help="a point cloud: .npy, .pt, .ply or .pcd; needs weights with a point-cloud branch",
+    )  # fmt: skip
+    add(
         "--prompt", nargs="?", const="", metavar="TEXT",
         help="what to ask; without TEXT, or with --image alone, a description is asked for",
     )  # fmt: skip
     add("--weights", default=str(WEIGHTS), metavar="DIR_OR_HUB_ID", help="default: weights/default beside demo.py")
     add("--llm", metavar="DIR_OR_HUB_ID_OR_GGUF", help="language model; default: the one the weights name")
+    add("--allow-base-mismatch", action="store_true", help="use a language model other than the weights were made for")
+    add("--faithful", action="store_true", help="with published weights: the originals' limits, too")
+    add("--index", metavar="FILE", help="feature index whose nearest entries are blended into what is seen")
+    add("--blend", type=cli.number(0, 1), metavar="W", help="weight of those entries; default: 0.5")
     add("--device", default="auto", type=cli.device_argument, help="auto, cpu, cuda, cuda:1 or mps; default: auto")
+    add("--device-map", choices=("auto", "balanced", "sequential"), help="share a large model out: GPUs, memory, disk")
     add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="default: auto")
     add("--max-new-tokens", type=cli.number(1, whole=True), metavar="N", help="longest answer, in tokens; default: 128")
     add("--temperature", type=cli.number(0), metavar="T", help="0, the default, always takes the likeliest word")
@@ -51,13 +60,28 @@ def answer(args: Namespace, out: TextIO) -> int:
         import torch
 
         torch.set_num_threads(args.threads)
-    pipe = Pipeline.from_pretrained(weights=args.weights, llm=args.llm, device=args.device, dtype=args.dtype)
+    pipe = Pipeline.from_pretrained(
+        weights=args.weights,
+        llm=args.llm,
+        device=args.device,
+        dtype=args.dtype,
+        index=args.index,
+        faithful=args.faithful,
+        allow_base_mismatch=args.allow_base_mismatch,
+        device_map=args.device_map,
+    )
     names = ("max_new_tokens", "temperature", "top_p", "seed")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     prompt = args.prompt or None
-    if images:
-        options["state"] = pipe.adapt(image=images)
-        cli.give_back_memory()  # the encoder's work is done
+    media = {name: found for name, found in (("image", images), ("point", args.point)) if found}
+    if media:
+        if args.blend is not None:
+            from adapter_llm.retrieval import RetrievalOptions
+
+            media["retrieval"] = RetrievalOptions(weight=args.blend)
+        options["state"] = pipe.adapt(**media)
+        pipe.release_encoder()
+        cli.give_back_memory()
     if args.json:
         result = pipe.result(prompt, **options)
         print(json.dumps(result.to_dict(), ensure_ascii=False), file=out)
@@ -71,10 +95,13 @@ def answer(args: Namespace, out: TextIO) -> int:
 def main(arguments: list[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(arguments)
-    if not args.image and not args.prompt:
+    media = args.image + args.point
+    if not media and not args.prompt:
         parser.error(NO_PAGE if args.prompt is None else "there is nothing to describe; give --image or a question")
-    if args.image and not any(weight for _, weight in args.image):
-        parser.error("all weights are 0; give at least one picture a weight above 0")
+    if media and not any(weight for _, weight in media):
+        parser.error("all weights are 0; give at least one input a weight above 0")
+    if args.blend is not None and args.index is None:
+        parser.error("--blend says how much of an index to take in; give one with --index")
     return cli.run(parser.prog, lambda out: answer(args, out), args.debug)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,12 +12,17 @@ from torch import Tensor
 from imagebind_encoder.config import EncoderConfig, Modality
 from imagebind_encoder.media.image import load_image
 
-from .config import AdapterLLMConfig
+from .config import AdapterLLMConfig, ClipConfig
 from .model import MediaBatch
 from .prompts import render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+Question = str | Sequence[dict]  # a question, or a conversation that ends in one
+
+KEYWORDS = {"image": Modality.VISION, "point": Modality.POINT}
 
 
 @dataclass(frozen=True)
@@ -29,13 +34,35 @@ class MediaItem:
     weight: float = 1.0
 
 
-def load_media(item: MediaItem, config: EncoderConfig) -> Tensor:
-    """The tensor of one item. Raises MediaError for what cannot be read, ValueError for what has no loader."""
-    if item.modality not in config.trunks:
-        raise ValueError(f"these weights have no {item.modality} trunk, only {', '.join(config.trunks)}")
-    if item.modality is not Modality.VISION:
-        raise ValueError(f"files of modality {item.modality} cannot be loaded yet; images can")
-    return load_image(item.source, config.image)
+def media_items(weights: Mapping[str, float] | None = None, **media: Any) -> list[MediaItem]:
+    """Keyword media (`image=...`) as items. Raises ValueError for a negative weight or an unknown keyword."""
+    factors = weights or {}
+    unknown = [name for name in [*media, *factors] if name not in KEYWORDS]
+    if unknown:
+        raise ValueError(f"unknown media {', '.join(unknown)}; there are {', '.join(KEYWORDS)}")
+    items = []
+    for name, given in media.items():
+        entries = [] if given is None else given if isinstance(given, list) else [given]
+        for entry in entries:
+            source, weight = entry if isinstance(entry, tuple) else (entry, 1.0)
+            weight = float(weight) * factors.get(name, 1.0)
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"the weight of {source!r} is {weight:g}; it must be a number from 0 up")
+            items.append(MediaItem(KEYWORDS[name], source, weight))
+    return items
+
+
+def load_media(item: MediaItem, config: EncoderConfig | ClipConfig) -> Tensor:
+    """The tensor of one item. Raises MediaError for what cannot be read, ValueError for what these weights lack."""
+    if item.modality not in config.modalities:
+        raise ValueError(f"these weights have no {item.modality} trunk, only {', '.join(config.modalities)}")
+    if item.modality is Modality.VISION:
+        return load_image(item.source, config.image)
+    if item.modality is Modality.POINT:
+        from imagebind_encoder.media.point import load_point_cloud
+
+        return load_point_cloud(item.source, config.trunks[Modality.POINT].stem)
+    raise ValueError(f"files of modality {item.modality} cannot be loaded yet; images and point clouds can")
 
 
 @dataclass(frozen=True)
@@ -74,7 +101,7 @@ class Processor:
         }
 
     def tokenize(
-        self, questions: Sequence[str | Sequence[dict]], has_media: Sequence[bool], device: torch.device
+        self, questions: Sequence[Question], has_media: Sequence[bool], device: torch.device
     ) -> tuple[Tensor, Tensor]:
         """Prompts as input_ids and attention_mask (B, T), padded on the left."""
         ids = [
@@ -91,3 +118,10 @@ class Processor:
     def pad_token_id(self) -> int:
         pad = self.tokenizer.pad_token_id
         return self.tokenizer.eos_token_id if pad is None else pad
+
+
+def as_published(config: AdapterLLMConfig) -> AdapterLLMConfig:
+    """ImageBind ignored how a picture is to be turned; the library that V2 read its pictures with did not."""
+    if not isinstance(config.encoder, EncoderConfig):
+        return config
+    return replace(config, encoder=replace(config.encoder, image=replace(config.encoder.image, orient=False)))

@@ -11,7 +11,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .files import FLOAT_BYTES, FeatureIndexError, WholeFile, checked, read_index, write_index
+from .files import (
+    FLOAT_BYTES,
+    FeatureIndexError,
+    WholeFile,
+    checked,
+    first_bytes,
+    is_faiss,
+    read_index,
+    write_index,
+)
 from .flat import header_of, import_faiss, read_flat
 
 BACKENDS = ("torch", "faiss")
@@ -78,6 +87,11 @@ class FeatureIndex:
         Other kinds are flattened into memory if faiss is installed. Raises FeatureIndexError.
         """
         return cls._of(read_flat(path), None, backend)
+
+    @classmethod
+    def open(cls, path: str | Path, backend: str = "torch") -> FeatureIndex:
+        """An index of either kind: what the file is, its first bytes say. Raises FeatureIndexError."""
+        return (cls.from_faiss if is_faiss(first_bytes(Path(path))) else cls.load)(path, backend)
 
     def save(self, path: str | Path) -> None:
         """Write vectors and ids; the file gets its name when it is whole. Raises FeatureIndexError."""

@@ -12,21 +12,28 @@ PACKAGES = ("imagebind_encoder", "adapter_llm")
 # Modules of adapter_llm, lowest first; a module imports from levels below its own.
 LEVELS = (
     {"config", "parts"},
-    {"connector", "adapter", "llama"},
+    {"connector", "adapter", "llama", "lora", "clip"},
     {"model"},
     {"prompts", "processing", "retrieval", "checkpoint", "quantize", "fetch", "device", "manifest",
-     "sources", "results", "streaming"},
+     "sources", "results", "streaming", "tensorfiles", "decoder", "shards", "assembly", "strict"},
+    {"answering"},
     {"pipeline"},
-    {"data", "train", "train_encoder", "warm_start", "vocabulary", "sentences",
-     "convert", "caption", "evaluate", "serve"},
+    {"data", "train", "train_encoder", "warm_start", "vocabulary", "sentences", "instructions", "indexing",
+     "convert", "identify", "inspection", "caption", "evaluate", "serve"},
     {"cli", "__main__", "demo"},
 )  # fmt: skip
-UNPLACED = 5  # a module that is in no level belongs with training and tools: nothing at inference imports it
+UNPLACED = 6  # a module that is in no level belongs with training and tools: nothing at inference imports it
 SAME_LEVEL = {
-    "llama": {"adapter"},  # the state that its projection makes
+    "llama": {"adapter", "lora"},  # the state that its projection makes; keys without the low-rank update
     "processing": {"prompts"},
     "sources": {"fetch", "manifest"},
-    "checkpoint": {"sources", "fetch", "manifest"},
+    "decoder": {"sources", "shards", "assembly"},
+    "strict": {"sources"},
+    "shards": {"sources"},
+    "assembly": {"sources", "shards", "tensorfiles"},
+    "checkpoint": {"sources", "fetch", "manifest", "decoder", "shards", "strict"},
+    "convert": {"identify"},
+    "inspection": {"identify"},
     "__main__": {"cli"},
     "demo": {"cli"},
     # training reads from words to batches to stages
@@ -37,7 +44,8 @@ SAME_LEVEL = {
     "evaluate": {"vocabulary", "data"},
 }
 TENSORS_ONLY = ["adapter_llm.connector", "adapter_llm.adapter", "adapter_llm.llama", "adapter_llm.model",
-                "imagebind_encoder.modeling", "imagebind_encoder.stems", "imagebind_encoder.transformer"]  # fmt: skip
+                "imagebind_encoder.modeling", "imagebind_encoder.stems", "imagebind_encoder.transformer",
+                "imagebind_encoder.point"]  # fmt: skip
 PICKLES = ("pickle", "_pickle", "dill", "cloudpickle", "joblib")
 LONGEST = 270  # lines; design.md asks for about 250
 

@@ -21,6 +21,10 @@ from imagebind_encoder import ConfigError, MediaError
 ROOT = Path(__file__).parent.parent.parent
 
 
+LOADING = {"weights": str(ROOT / "weights" / "default"), "llm": None, "device": "auto", "dtype": "auto", "index": None,
+           "faithful": False, "allow_base_mismatch": False, "device_map": None}  # fmt: skip
+
+
 class Answer:
     def to_dict(self):
         return {"text": "a 🐕", "n_tokens": 3}
@@ -38,9 +42,12 @@ class FakePipeline:
             raise cls.failure
         return cls()
 
-    def adapt(self, image):
-        self.calls.append(("adapt", image))
+    def adapt(self, **media):
+        self.calls.append(("adapt", media))
         return "what was seen"
+
+    def release_encoder(self):
+        pass
 
     def stream(self, prompt, **options):
         self.calls.append(("stream", prompt, options))
@@ -77,9 +84,10 @@ def test_the_answer_is_all_that_stdout_gets(fake, photo, capsys):
     assert run("--image", photo, "--prompt", "What is it?") == 0
     assert capsys.readouterr() == ("a dog\n", "chatter of a library\n")
     (_, options), (looked, seen), (kind, prompt, asked) = fake.calls
-    assert options == {"weights": str(ROOT / "weights" / "default"), "llm": None, "device": "auto", "dtype": "auto"}
+    assert options == LOADING
     assert (looked, kind, prompt, asked) == ("adapt", "stream", "What is it?", {"state": "what was seen"})
-    ((image, weight),) = seen
+    ((image, weight),) = seen["image"]
+    assert list(seen) == ["image"]
     assert image.size == (12, 8) and weight == 1
 
 
@@ -87,11 +95,15 @@ def test_every_option_reaches_the_pipeline(fake, photo, monkeypatch):
     threads = []
     monkeypatch.setattr("torch.set_num_threads", threads.append)
     arguments = "--weights w --llm l.gguf --device cuda:1 --dtype bfloat16 --max-new-tokens 9 --temperature 0.5"
-    arguments += " --top-p 0.9 --seed 7 --threads 3"
+    arguments += " --top-p 0.9 --seed 7 --threads 3 --allow-base-mismatch --faithful --index i --device-map balanced"
+    arguments += " --point a.ply:0.2 --blend 0.25"
     assert run("--image", f"{photo}:0.7", "--image", f"{photo}:0.3", "--prompt", "x", *arguments.split()) == 0
     (_, loaded), (_, seen), (_, _, asked) = fake.calls
-    assert loaded == {"weights": "w", "llm": "l.gguf", "device": "cuda:1", "dtype": "bfloat16"}
-    assert [weight for _, weight in seen] == [0.7, 0.3]
+    assert loaded == {"weights": "w", "llm": "l.gguf", "device": "cuda:1", "dtype": "bfloat16", "index": "i",
+                      "faithful": True, "allow_base_mismatch": True, "device_map": "balanced"}  # fmt: skip
+    assert [weight for _, weight in seen["image"]] == [0.7, 0.3]
+    assert seen["point"] == [("a.ply", 0.2)]
+    assert seen["retrieval"].weight == 0.25
     assert asked == {"state": "what was seen", "max_new_tokens": 9, "temperature": 0.5, "top_p": 0.9, "seed": 7}
     assert threads == [3]
 
@@ -99,11 +111,16 @@ def test_every_option_reaches_the_pipeline(fake, photo, monkeypatch):
 def test_options_fit_the_real_pipeline():
     import inspect
 
-    pipeline = pytest.importorskip("adapter_llm.pipeline")
+    from adapter_llm import checkpoint, decoder, pipeline
+
     loading = inspect.signature(pipeline.Pipeline.from_pretrained).parameters
     assert {"weights", "llm", "device", "dtype"} <= set(loading)
+    assert {"index", "faithful"} <= set(loading)
+    loading = inspect.signature(checkpoint.from_pretrained).parameters
+    assert "allow_base_mismatch" in loading
+    assert "device_map" in inspect.signature(decoder.load_decoder).parameters
     for method in (pipeline.Pipeline.stream, pipeline.Pipeline.result):
-        assert {"prompt", "options"} <= set(inspect.signature(method).parameters)
+        assert {"prompt", "inputs"} <= set(inspect.signature(method).parameters)
     pipeline.GenerationOptions(max_new_tokens=9, temperature=0.5, top_p=0.9, seed=7)
 
 
@@ -130,6 +147,9 @@ def test_json_is_one_object(fake, photo, capsys):
     ("--prompt", "there is nothing to describe; give --image or a question"),
     ("--image PHOTO:-1", "the weight of"), ("--image PHOTO:nan", "the weight of"),
     ("--image PHOTO:0 --image PHOTO:0", "all weights are 0"),
+    ("--point PHOTO:0", "all weights are 0"),
+    ("--image PHOTO --blend 0.5", "give one with --index"),
+    ("--image PHOTO --index x --blend 1.5", "'1.5' is not a number from 0 to 1"),
     ("--prompt x --device tpu", "'tpu' is not one of auto, cpu, cuda, cuda:1, mps"),
     ("--prompt x --dtype int8", "invalid choice: 'int8'"), ("--prompt x --max-new-tokens 0", "whole number from 1 up"),
     ("--prompt x --max-new-tokens 1.5", "whole number from 1 up"), ("--prompt x --temperature -1", "number from 0 up"),

@@ -1,5 +1,8 @@
 """Questions and answers: what a picture changes, what it must not change, and what is refused."""
 
+import gc
+import weakref
+
 import folders
 import pytest
 import torch
@@ -220,3 +223,18 @@ def test_a_decoder_without_a_pad_token(weights, decoder, one, pipe):
     assert other.processor.pad_token_id == other.processor.tokenizer.eos_token_id
     answers = other.caption([one, one], prompt=[QUESTION, "Is it raining in the picture?"], max_new_tokens=9)
     assert answers[0].text == pipe.ask(QUESTION, image=one, max_new_tokens=9)
+
+
+def test_a_released_encoder_leaves_its_memory_and_the_states_made_before(weights, decoder, one):
+    pipe = Pipeline.from_pretrained(weights, decoder, device="cpu", dtype="float32")
+    state = pipe.adapt(image=one)
+    expected = pipe.ask(QUESTION, state=state, max_new_tokens=12)
+    parameter = weakref.ref(next(pipe.model.encoder.parameters()))
+    pipe.release_encoder()
+    gc.collect()
+    assert parameter() is None
+    assert pipe.ask(QUESTION, state=state, max_new_tokens=12) == expected
+    for look in (pipe.ask, pipe.embed, pipe.adapt, pipe.image_embeds):
+        with pytest.raises(ValueError, match="the encoder was released, so nothing new can be looked at"):
+            look(image=one)
+    assert pipe.ask(QUESTION, max_new_tokens=3)
