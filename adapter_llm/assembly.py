@@ -170,14 +170,14 @@ def _fill(
     if llama.config.tie_word_embeddings and _place(HEAD, places) != _place(EMBEDDINGS, places):
         raise CheckpointError("model.embed_tokens and lm_head are one here; give both the same place in the device map")
     on_disk = [name for name in parameters if _place(name, places) == DISK]
+    written = {name: parameters[name] for name in on_disk if not source.is_stored(name)}
+    file = _write(llama, source, written, offload_folder) if written else None
     for name, parameter in parameters.items():
         if name not in on_disk:
             module, _, leaf = name.rpartition(".")
             tensor = source.tensor(name, parameter, _place(name, places))
             setattr(llama.get_submodule(module), leaf, nn.Parameter(tensor, requires_grad=False))
     llama.tie_weights()
-    written = {name: parameters[name] for name in on_disk if not source.is_stored(name)}
-    file = _write(llama, source, written, offload_folder) if written else None
     index = {}
     for name in on_disk:
         path = file if name in written else source.shards.files[name]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
+from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,16 +57,35 @@ def stripped(texts: Generator[str]) -> Generator[str]:
                 yield text
 
 
-class _QueueStreamer(TextStreamer):
-    """Puts finished pieces of text into a queue; the prompt is not among them."""
+class _QueueStreamer(BaseStreamer):
+    """Puts finished pieces of text into a queue; the prompt is not among them.
+
+    A token's text depends on the one before it (a space is dropped where a text begins) and a character may take
+    several tokens. So text is what a few tokens say more than the tokens of the last piece do by themselves.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.tokenizer = tokenizer
         self.pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()
+        self.ids: list[int] | None = None  # from the last piece on; None: the prompt is still to come
+        self.said = 0  # how many of them that piece is made of
 
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        if text:
-            self.pieces.put(text)
+    def put(self, value: Tensor) -> None:
+        if self.ids is None:
+            self.ids = []
+            return
+        self.ids += value.flatten().tolist()
+        self._say(unfinished=False)
+
+    def end(self) -> None:
+        self._say(unfinished=True)
+
+    def _say(self, unfinished: bool) -> None:
+        parts = self.ids[: self.said], self.ids
+        before, now = (self.tokenizer.decode(ids, skip_special_tokens=True) for ids in parts)
+        if len(now) > len(before) and (unfinished or not now.endswith("\ufffd")):
+            self.pieces.put(now[len(before) :])
+            self.ids, self.said = self.ids[self.said :], len(self.ids) - self.said
 
 
 class _StopOn(StoppingCriteria):

@@ -109,7 +109,7 @@ def open_meta(folder: Path, tokenizer: Path | None = None) -> MetaFolder:
     _check_same(shards)
     rows = sum(shard.specs[HEAD].rows for shard in shards)
     width = sum(shard.specs[FIRST_WIDTH].rows for shard in shards)
-    by_rows = len(shards) > 1 and shards[0].specs[TOKENS].shape[1:] == (params.dim,)
+    by_rows = shards[0].specs[TOKENS].shape[1:] == (params.dim,)  # of a single shard, all are
     all_weights = tuple(weights(params, ROWS if by_rows else COLUMNS))
     _check_shapes(folder, shards, params, all_weights, rows, width)
     if params.vocab_size not in (-1, rows):

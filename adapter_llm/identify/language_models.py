@@ -17,6 +17,7 @@ SHARD = re.compile(r"consolidated\.\d\d\.pth")
 WHOLE = ("model.safetensors", "pytorch_model.bin")  # as transformers looks for them
 INDEX_ENDING = ".index.json"
 TOKENIZERS = ("tokenizer.json", TOKENIZER, "vocab.json")
+SMALL = (".json", ".model", ".txt", ".jinja")  # configs and tokenizers
 
 
 def is_meta(names: set[str]) -> bool:
@@ -93,11 +94,12 @@ def llama_hf(folder: Path, config: Mapping[str, Any]) -> Found:
         {name: sizes.get(name) for name in ("vocab_size", "hidden_size")},
         {"vocab_size": side(specs, embeddings, 0), "hidden_size": side(specs, embeddings, 1)},
     )
-    tokenizers = [folder / name for name in TOKENIZERS if (folder / name).is_file()]
+    tokenizer = any((folder / name).is_file() for name in TOKENIZERS)
+    small = sorted(path for path in folder.iterdir() if path.suffix in SMALL)
     return Found.of(
-        folder, LLAMA_HF, specs, [folder / CONFIG, *files, *tokenizers], variant=kind, sizes=sizes,
-        parts={"tokenizer": bool(tokenizers)}, missing=missing, unexpected=unexpected, notes=notes, problems=problems,
-        needs=() if tokenizers else ["its tokenizer (tokenizer.json or tokenizer.model)"],
+        folder, LLAMA_HF, specs, [*small, *files], variant=kind, sizes=sizes,
+        parts={"tokenizer": tokenizer}, missing=missing, unexpected=unexpected, notes=notes, problems=problems,
+        needs=() if tokenizer else ["its tokenizer (tokenizer.json or tokenizer.model)"],
     )  # fmt: skip
 
 

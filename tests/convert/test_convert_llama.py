@@ -122,6 +122,7 @@ def test_large_models_are_several_files(tmp_path, base, monkeypatch):
     assert index["weight_map"] == {key: name for name, content in held.items() for key in content}
     assert index["metadata"] == {"total_size": sum(sizes)}
     bytes_of = [sum(tensor.nbytes for tensor in content.values()) for content in held.values()]
+    assert all(held.values())
     assert sorted(bytes_of)[-3] < sizes[0] and len(files) > 3  # the two that are above hold one tensor each
     assert names(tmp_path / "hf") == (WHOLE - {"model.safetensors"}) | set(files) | {"model.safetensors.index.json"}
     check_logits(tmp_path / "hf", tensors, meta_models.PARAMS)
@@ -286,3 +287,23 @@ def test_gguf_becomes_a_folder(tmp_path):
     assert names(tmp_path) == {"x.gguf", "hf"}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= names(tmp_path / "hf")
     assert load(tmp_path / "hf").config.hidden_size == 16
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_stopped_gguf_conversion_begins_again(tmp_path, monkeypatch):
+    """With what the earlier run left lying about."""
+    source, replace = meta_models.gguf_file(tmp_path / "x.gguf"), llama.os.replace
+
+    def stopping(old, new):
+        if old.name == "model.safetensors" and old.parent.name == "made":
+            raise KeyboardInterrupt
+        replace(old, new)
+
+    monkeypatch.setattr(llama.os, "replace", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        from_gguf(source, tmp_path / "hf")
+    monkeypatch.undo()
+    assert "made" in names(tmp_path / "hf.partial")
+    from_gguf(source, tmp_path / "hf")
+    assert not {"made", "made.part"} & names(tmp_path / "hf")
+    assert names(tmp_path) == {"x.gguf", "hf"}

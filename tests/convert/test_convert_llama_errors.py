@@ -130,6 +130,12 @@ def test_no_tokenizer(tmp_path, base):
     refused(folder, tmp_path / "hf", message)
 
 
+def test_shards_that_part_a_head(tmp_path, base):
+    """More shards than heads of keys: the rotated halves of one head are in two files."""
+    folder, _ = base(shards=2, params={**meta_models.PARAMS, "n_kv_heads": 1})
+    refused(folder, tmp_path / "hf", r"of two models: layers.0.attention.wk.weight with parts of a head, ")
+
+
 def test_a_tokenizer_of_another_model(tmp_path, base):
     folder, _ = base()
     _, pieces = meta_models.train_tokenizer(folder / "tokenizer.model", 310)

@@ -8,7 +8,7 @@ import stored
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from adapter_llm.config import DecoderConfig
 from adapter_llm.decoder import load_decoder
@@ -53,8 +53,6 @@ every_way = pytest.mark.parametrize("dtype, config", WAYS.values(), ids=WAYS)
 @torch.no_grad()
 def test_shards_and_types_make_no_difference(folder, sharded, dtype):
     """Loaded by transformers or put together here, in one file or in several: the same bits."""
-    from transformers import AutoModelForCausalLM
-
     expected = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     (text,) = tiny.prompts(9)
     for source in (folder, sharded):
@@ -67,6 +65,21 @@ def test_shards_and_types_make_no_difference(folder, sharded, dtype):
         assert torch.equal(llama(text[None]).logits, expected(text[None]).logits)
         assert llama.generation_config.to_dict() == expected.generation_config.to_dict()
         assert tokenizer("w5 w7").input_ids == [5, 7]
+        assert not llama.training and not any(parameter.requires_grad for parameter in llama.parameters())
+
+
+@pytest.mark.parametrize("file_dtype, dtype, by_transformers", [
+    (torch.float16, torch.float16, True), (torch.float16, torch.bfloat16, False), (torch.bfloat16, torch.float32, False),
+    (torch.bfloat16, torch.bfloat16, True),
+])  # fmt: skip
+def test_who_loads_what(tmp_path, monkeypatch, file_dtype, dtype, by_transformers):
+    """transformers converts with the whole model mapped: 12 GB of pages beside 12 GB of numbers, for LLaMA 7B."""
+    stored.save(tmp_path, dtype=file_dtype)
+    called = []
+    original = AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *a, **k: called.append(a) or original(*a, **k))
+    assert load_decoder(tmp_path, dtype)[0].dtype == dtype
+    assert bool(called) == by_transformers
 
 
 @every_way

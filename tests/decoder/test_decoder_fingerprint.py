@@ -77,10 +77,13 @@ def test_names_and_shapes_make_a_difference(folder, copy):
     def dropped(tensors):
         del tensors[first]
 
-    for change in (swapped, reshaped, dropped):
+    def renamed(tensors):
+        tensors["model.norm.weights"] = tensors.pop("model.norm.weight")
+
+    for change in (swapped, reshaped, dropped, renamed):
         shutil.copy(folder / WHOLE, copy / WHOLE)
         found.add(rewritten(copy, change))
-    assert len(found) == 4
+    assert len(found) == 5
     assert fingerprint(stored.save(copy, stored.llama(seed=2))) not in found
 
 

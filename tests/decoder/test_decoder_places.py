@@ -15,8 +15,10 @@ from adapter_llm.config import DecoderConfig
 from adapter_llm.decoder import load_decoder
 from adapter_llm.llama import attach_adapter, execution_device, project_adapter
 from adapter_llm.model import AdapterLLM
+from adapter_llm.shards import Shards
 from adapter_llm.sources import CheckpointError
 
+MAPS = Path("/proc/self/maps")
 PARTS = ("model.embed_tokens", *(f"model.layers.{layer}" for layer in range(tiny.LAYERS)), "model.norm", "lm_head")
 PLACES = {
     "cpu": "cpu",
@@ -157,13 +159,27 @@ def test_tied_embeddings_in_two_places_are_refused(tmp_path):
         load(tmp_path, stored.ALL, torch.float32, PLACES["embeddings"], tmp_path)
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of memory maps")
+@pytest.mark.skipif(not MAPS.exists(), reason="needs Linux's list of memory maps")
 @both
 def test_no_map_outlives_the_tensor_it_was_made_for(sharded, config):
     """A map of a shard counts every page that was read from it, for as long as anything of it is in use."""
     llama = load(sharded, config, torch.bfloat16)
-    assert str(sharded) not in Path("/proc/self/maps").read_text()
+    assert str(sharded) not in MAPS.read_text()
     assert llama is not None
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="needs Linux's list of memory maps")
+def test_pieces_of_a_tensor_are_mapped_one_at_a_time(folder, monkeypatch):
+    monkeypatch.setattr("adapter_llm.shards.SLAB", 4 * tiny.HIDDEN * 10)
+    shards = Shards(folder)
+    seen = []
+    for rows, values in shards.slabs("model.layers.1.mlp.up_proj.weight"):
+        seen.append((rows, len(values), MAPS.read_text().count(f"{folder}/model")))
+        del values
+    assert [rows.start for rows, _, _ in seen] == [0, 10, 20, 30, 40, 50]
+    assert [length for _, length, _ in seen] == [10, 10, 10, 10, 10, 6]
+    assert {maps for _, _, maps in seen} == {1}
+    assert str(folder) not in MAPS.read_text()
 
 
 def test_an_offload_folder_that_is_a_file(folder, tmp_path):

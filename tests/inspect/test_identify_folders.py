@@ -91,7 +91,7 @@ def test_hugging_face_folder(tmp_path):
     assert found.sizes == {
         "layers": 4, "hidden_size": 24, "heads": 6, "kv_heads": 3, "intermediate_size": 40, "vocab_size": 50,
     }  # fmt: skip
-    assert [file.name for file in found.files] == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert [file.name for file in found.files] == ["config.json", "tokenizer.json", "model.safetensors"]
     for key in made.llama_hf():
         some = {name: tensor for name, tensor in made.llama_hf().items() if name != key}
         assert identify(hugging_face(tmp_path, some)).missing == (key,)

@@ -57,7 +57,7 @@ def test_leaving_stops_the_model(pipe):
         pipe.model.llama.register_forward_pre_hook(lambda *_: time.sleep(0.002)),
     ):
         stream = pipe.stream(QUESTION, max_new_tokens=1000)
-        assert next(stream) == "word"
+        assert "word".startswith(next(stream))
         assert threading.active_count() == threads + 1
         stream.close()
         assert threading.active_count() == threads
