@@ -176,7 +176,15 @@ def test_everything_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch)
 def test_a_folder_that_is_being_removed_is_known_until_the_last(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         convert(tmp_path / "out", stop="d")
-    monkeypatch.setattr(type(tmp_path), "unlink", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    unlink, iterdir = type(tmp_path).unlink, type(tmp_path).iterdir
+
+    def stopping(self, **options):
+        if self.name == "config.json":
+            raise KeyboardInterrupt
+        unlink(self, **options)
+
+    monkeypatch.setattr(type(tmp_path), "unlink", stopping)
+    monkeypatch.setattr(type(tmp_path), "iterdir", lambda self: iter(sorted(iterdir(self))))
     with pytest.raises(KeyboardInterrupt):
         partial.discard(tmp_path / "out.partial")
     monkeypatch.undo()

@@ -69,8 +69,8 @@ def test_shards_and_types_make_no_difference(folder, sharded, dtype):
 
 
 @pytest.mark.parametrize("file_dtype, dtype, by_transformers", [
-    (torch.float16, torch.float16, True), (torch.float16, torch.bfloat16, False), (torch.bfloat16, torch.float32, False),
-    (torch.bfloat16, torch.bfloat16, True),
+    (torch.float16, torch.float16, True), (torch.bfloat16, torch.bfloat16, True),
+    (torch.float16, torch.bfloat16, False), (torch.bfloat16, torch.float32, False),
 ])  # fmt: skip
 def test_who_loads_what(tmp_path, monkeypatch, file_dtype, dtype, by_transformers):
     """transformers converts with the whole model mapped: 12 GB of pages beside 12 GB of numbers, for LLaMA 7B."""
