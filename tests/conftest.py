@@ -10,6 +10,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the two packages, also where nothing is installed
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported, so before anything else
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+# models here are tiny: a second thread costs more than it does, and ten times so on a busy machine
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy  # noqa: E402
 import pytest  # noqa: E402
@@ -42,7 +44,7 @@ def pytest_configure(config):
         config.addinivalue_line("markers", f"{name}: {meaning}")
     if not config.getoption("golden").is_dir():
         raise pytest.UsageError(f"--golden {config.getoption('golden')} is no folder")
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ V2_FILES = ("LORA-BIAS-7B.pth",)
 V2_PARTS = ("out.LORA-BIAS.greedy", "out.LORA-BIAS-", "out.clip_tokens", "out.BIAS.sampling", "out.BIAS.greedy.logits")
 LLM_FILES, LLM_PARTS = ("7B.pth", "knn.index"), ("out.imu.", "out.knn_", "out.mix.features", "in.knn")
 LAYOUTS = ("imagebind_huge", "llama_7B_meta", "clip_vit_l14_visual", "adapter_v2_LORA-BIAS-7B",
-           "adapter_v2_CAPTION-7B", "imagebind_llm_7B", "imagebind_llm_7B-pretrained")  # fmt: skip
+           "adapter_v2_CAPTION-7B", "imagebind_llm_7B")  # fmt: skip
 OUTPUTS = ("stem_tokens", "trunk_tokens", "pre_post", "embedding")
 
 
@@ -77,7 +77,8 @@ def extract_family(source: Path, target: Path, files: tuple[str, ...], parts: tu
     io = load_file(source / "io.safetensors")
     kept = {name: value for name, value in io.items() if name.startswith(parts)}
     content = json.loads((source / "cases.json").read_text())
-    content["cases"] = {name: case for name, case in content["cases"].items() if f"out.{name}.logits" in kept}
+    known = {key.removeprefix("out.").rpartition(".")[0] for key in kept}
+    content["cases"] = {name: case for name, case in content["cases"].items() if name in known}
     write(target / "cases.json", content)
     save_file(kept, target / "io.safetensors")
 
