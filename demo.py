@@ -40,6 +40,7 @@ def build_parser() -> cli.Parser:
     add("--blend", type=cli.number(0, 1), metavar="W", help="weight of those entries; default: 0.5")
     add("--device", default="auto", type=cli.device_argument, help="auto, cpu, cuda, cuda:1 or mps; default: auto")
     add("--device-map", choices=("auto", "balanced", "sequential"), help="share a large model out: GPUs, memory, disk")
+    add("--offload-folder", metavar="DIR", help="where --device-map may keep what memory has no room for")
     add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="default: auto")
     add("--max-new-tokens", type=cli.number(1, whole=True), metavar="N", help="longest answer, in tokens; default: 128")
     add("--temperature", type=cli.number(0), metavar="T", help="0, the default, always takes the likeliest word")
@@ -69,6 +70,7 @@ def answer(args: Namespace, out: TextIO) -> int:
         faithful=args.faithful,
         allow_base_mismatch=args.allow_base_mismatch,
         device_map=args.device_map,
+        offload_folder=args.offload_folder,
     )
     names = ("max_new_tokens", "temperature", "top_p", "seed")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
@@ -102,7 +104,10 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("all weights are 0; give at least one input a weight above 0")
     if args.blend is not None and args.index is None:
         parser.error("--blend says how much of an index to take in; give one with --index")
-    return cli.run(parser.prog, lambda out: answer(args, out), args.debug)
+    code = cli.run(parser.prog, lambda out: answer(args, out), args.debug)
+    if args.offload_folder:
+        cli.give_back_memory()  # files of weights there go with the model that they belong to
+    return code
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 LOADING = {"weights": str(ROOT / "weights" / "default"), "llm": None, "device": "auto", "dtype": "auto", "index": None,
-           "faithful": False, "allow_base_mismatch": False, "device_map": None}  # fmt: skip
+           "faithful": False, "allow_base_mismatch": False, "device_map": None, "offload_folder": None}  # fmt: skip
 
 
 class Answer:
@@ -96,11 +96,13 @@ def test_every_option_reaches_the_pipeline(fake, photo, monkeypatch):
     monkeypatch.setattr("torch.set_num_threads", threads.append)
     arguments = "--weights w --llm l.gguf --device cuda:1 --dtype bfloat16 --max-new-tokens 9 --temperature 0.5"
     arguments += " --top-p 0.9 --seed 7 --threads 3 --allow-base-mismatch --faithful --index i --device-map balanced"
+    arguments += " --offload-folder o"
     arguments += " --point a.ply:0.2 --blend 0.25"
     assert run("--image", f"{photo}:0.7", "--image", f"{photo}:0.3", "--prompt", "x", *arguments.split()) == 0
     (_, loaded), (_, seen), (_, _, asked) = fake.calls
     assert loaded == {"weights": "w", "llm": "l.gguf", "device": "cuda:1", "dtype": "bfloat16", "index": "i",
-                      "faithful": True, "allow_base_mismatch": True, "device_map": "balanced"}  # fmt: skip
+                      "faithful": True, "allow_base_mismatch": True, "device_map": "balanced",
+                      "offload_folder": "o"}  # fmt: skip
     assert [weight for _, weight in seen["image"]] == [0.7, 0.3]
     assert seen["point"] == [("a.ply", 0.2)]
     assert seen["retrieval"].weight == 0.25
@@ -118,7 +120,7 @@ def test_options_fit_the_real_pipeline():
     assert {"index", "faithful"} <= set(loading)
     loading = inspect.signature(checkpoint.from_pretrained).parameters
     assert "allow_base_mismatch" in loading
-    assert "device_map" in inspect.signature(decoder.load_decoder).parameters
+    assert {"device_map", "offload_folder"} <= set(inspect.signature(decoder.load_decoder).parameters)
     for method in (pipeline.Pipeline.stream, pipeline.Pipeline.result):
         assert {"prompt", "inputs"} <= set(inspect.signature(method).parameters)
     pipeline.GenerationOptions(max_new_tokens=9, temperature=0.5, top_p=0.9, seed=7)
