@@ -79,9 +79,9 @@ def convert_weights(args: Namespace, out: TextIO) -> int:
     if args.back:
         convert_back(args.source, args.output)
     else:
-        chosen = {"connector_heads": args.connector_heads, "faithful": False if args.corrected else None}
-        chosen = {name: value for name, value in chosen.items() if value is not None}
-        convert(args.source, args.output, encoder=args.encoder, llm=args.llm, tokenizer=args.tokenizer, **chosen)
+        faithful = False if args.corrected else None
+        chosen = {name: getattr(args, name) for name in ("encoder", "llm", "tokenizer", "connector_heads")}
+        convert(args.source, args.output, faithful=faithful, **chosen)
     print(args.output, file=out)
     return cli.OK
 
@@ -102,12 +102,15 @@ def train_captions(args: Namespace, out: TextIO) -> int:
     photos = read_captions(args.captions, args.images)
     from .checkpoint import save_pretrained
     from .pipeline import Pipeline
+    from .sources import moved
     from .train import TrainConfig, fit
 
     pipe = Pipeline.from_pretrained(args.weights, args.llm, device=args.device)
     sample = caption_examples(photos, lambda path: pipe.features(image=path))
     training = {"captions": len(photos), "steps": args.steps, "started_from": args.weights}
-    manifest = replace(pipe.manifest, training=training, quality={})
+    # what is trained further is no longer the published file, and lies elsewhere
+    decoder = moved(pipe.manifest.decoder, Path(args.weights), args.output)
+    manifest = replace(pipe.manifest, decoder=decoder, origin=None, training=training, quality={})
 
     def save(folder: Path) -> None:
         save_pretrained(folder, pipe.model, pipe.config, manifest, changes=pipe.changes)

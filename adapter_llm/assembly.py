@@ -22,9 +22,11 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfi
 
 from .config import DecoderConfig
 from .lora import DOWN, UNBIASED, UP, Changes, change_shapes, insert_lora
-from .shards import EMBEDDINGS, HEAD, SLAB, Shards, listed
-from .sources import CheckpointError, one_line
+from .shards import EMBEDDINGS, HEAD, SLAB, Shards
+from .sources import CheckpointError
+from .strict import differences
 from .tensorfiles import TensorSpec, write_safetensors
+from .words import listed, one_line
 
 DISK = "disk"
 BASE = "model."  # what a weights folder leaves out of the names of the decoder's tensors
@@ -42,7 +44,7 @@ def assemble(
     """See `decoder.load_decoder`. Raises CheckpointError, before anything is read, for all that does not fit."""
     llama = _build(folder, sizes, dtype, changes.config)
     given = {name: tuple(tensor.shape) for name, tensor in changes.tensors.items()}
-    if problems := _differences(given, change_shapes(changes.config, sizes)):
+    if problems := differences(given, change_shapes(changes.config, sizes)):
         raise CheckpointError(f"the weights' changes to the language model do not fit {folder}: {problems}")
     if rank := changes.config.lora_rank:
         insert_lora(llama.model.layers, rank, changes.adapted_layers, changes.merge)
@@ -126,20 +128,8 @@ def _check(folder: Path, llama: PreTrainedModel, shards: Shards, changes: Change
     stored = {name: tuple(p.shape) for name, p in llama.named_parameters() if name not in added}
     if absent := sorted(stored.keys() - shards.files.keys()):
         raise CheckpointError(f"the language model {folder} lacks {listed(absent)}; get it again, whole")
-    if problems := _differences(shards.shapes, stored):
+    if problems := differences(shards.shapes, stored):
         raise CheckpointError(f"the language model {folder} is not what its config.json says: {problems}; get it again")
-
-
-def _differences(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> str:
-    """What is missing, left over or misshapen, in words; empty if all is right."""
-    problems = [f"missing {name}" for name in wanted if name not in found]
-    problems += [f"unexpected {name}" for name in found if name not in wanted]
-    problems += [
-        f"{name} has shape {found[name]} instead of {shape}"
-        for name, shape in wanted.items()
-        if name in found and found[name] != shape
-    ]
-    return listed(problems, "; ")
 
 
 def _share_out(

@@ -27,7 +27,7 @@ from imagebind_encoder.schema import ConfigError
 from .adapter import AdapterTokens
 from .config import AdapterLLMConfig, ClipConfig
 from .connector import build_connector
-from .decoder import load_decoder
+from .decoder import load_decoder, tokenizer_fingerprint
 from .fetch import backbone_file
 from .lora import change_shapes
 from .manifest import Manifest
@@ -36,6 +36,7 @@ from .shards import fingerprint
 from .sources import (
     ADAPTER,
     CONFIG,
+    DECODER_PREFIX,
     ENCODER,
     MANIFEST,
     WEIGHTS_FILES,
@@ -45,16 +46,15 @@ from .sources import (
     check_files,
     find_decoder,
     find_folder,
-    one_line,
     record_of,
 )
 from .strict import check_tensors, load_strictly, read_tensors
+from .words import one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BACKBONE_PREFIX = "stems.vision.backbone."
-DECODER_PREFIX = "decoder."
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ def from_pretrained(
     """Load a weights folder, or hub id, and its decoder: the one it names, or `llm` (folder, hub id or GGUF).
 
     `dtype` is the decoder's; encoder, connector and adapter were trained in float32 and stay in it. Only the
-    trunks of `modalities` are loaded. A base model with another fingerprint than that of the conversion is refused
-    unless `allow_base_mismatch`. `merge` False keeps low-rank updates apart, to train them. `placement` is
-    `device_map`, `max_memory` and `offload_folder` of `decoder.load_decoder`.
+    trunks of `modalities` are loaded. A base model or a tokenizer with another fingerprint than that of the
+    conversion is refused unless `allow_base_mismatch`. `merge` False keeps low-rank updates apart, to train them.
+    `placement` is `device_map`, `max_memory` and `offload_folder` of `decoder.load_decoder`.
     Raises CheckpointError, ConfigError or FetchError, in one sentence.
     """
     folder = find_folder(weights, "weights", WEIGHTS_FILES)
@@ -109,6 +109,8 @@ def from_pretrained(
         merge=merge,
         **placement,
     )
+    if not allow_base_mismatch:
+        check_tokenizer(tokenizer, decoder, manifest, weights)
     return Checkpoint(AdapterLLM(llama=llama, **parts).eval(), tokenizer, config, manifest, changes)
 
 
@@ -119,8 +121,23 @@ def check_fingerprint(decoder: Path, manifest: Manifest, weights: str | Path) ->
         return
     raise CheckpointError(
         f"the weights {weights} were converted for {manifest.decoder.name} (fingerprint {wanted[:12]}), and {decoder} "
-        f"has its sizes but other numbers (fingerprint {found[:12]}): answers would be garbage; give the right one "
-        "with --llm, or insist with --allow-base-mismatch"
+        f"has its sizes but other numbers (fingerprint {found[:12]}; a bfloat16 or quantised copy of the right one "
+        "counts as another): answers would be garbage; give the right one with --llm, or insist with "
+        "--allow-base-mismatch"
+    )
+
+
+def check_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, decoder: Path, manifest: Manifest, weights: str | Path
+) -> None:
+    """Raise CheckpointError if the base model's tokenizer is another than the one recorded."""
+    wanted = manifest.decoder.tokenizer
+    if wanted is None or (found := tokenizer_fingerprint(tokenizer)) == wanted:
+        return
+    raise CheckpointError(
+        f"the weights {weights} were converted for the tokenizer of {manifest.decoder.name} (fingerprint "
+        f"{wanted[:12]}), and the one in {decoder} has other tokens (fingerprint {found[:12]}): answers would be "
+        "garbage; put the right one there, or insist with --allow-base-mismatch"
     )
 
 

@@ -5,6 +5,8 @@ What is used as it is stored, transformers loads; the rest is put together by `a
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +18,12 @@ from torch import Tensor
 
 from .config import DecoderConfig
 from .lora import Changes
-from .shards import EMBEDDINGS, Shards, listed
-from .sources import CheckpointError, one_line
+from .shards import EMBEDDINGS, Shards
+from .sources import CheckpointError, decoder_config
+from .words import listed, one_line
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")  # of accelerate, for sharing a model out
@@ -46,13 +49,14 @@ def load_decoder(
     running; without it they stay parameters of their own, which is for training.
     `device_map` is one of accelerate's strategies, such as "auto" within `max_memory`, a device, or a mapping from
     modules to devices, "cpu" and "disk". Changed weights that belong on the disk are written to `offload_folder`.
+    Of the stored settings for generation only the special tokens are kept.
     Raises CheckpointError for weights that are damaged or incomplete, and for changes made for another decoder.
     """
     if isinstance(device_map, str) and device_map not in STRATEGIES:
         device_map = {"": device_map}
     if isinstance(device_map, Mapping) and "" in device_map and len(device_map) > 1:
         raise CheckpointError("the device map places the whole model ('') and parts of it; give a place to every part")
-    sizes = _read_config(folder)
+    sizes = decoder_config(folder)
     with _explained(folder):
         tokenizer = _read_tokenizer(folder, sizes)
         if config or changes or _would_be_converted(folder, sizes, dtype):
@@ -66,18 +70,26 @@ def load_decoder(
         else:
             options = {"device_map": device_map, "max_memory": max_memory, "offload_folder": offload_folder}
             llama = _load_plain(folder, dtype, **options)
+    llama.generation_config = _without_settings(llama)
     return llama.eval().requires_grad_(False), tokenizer
 
 
-def _read_config(folder: Path) -> PretrainedConfig:
-    from transformers import AutoConfig
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The SHA-256 of all tokens and their numbers, those added later too: the same for every way to load them."""
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
 
-    try:
-        return AutoConfig.from_pretrained(folder)
-    except Exception as error:  # a config of any content ends here
-        raise CheckpointError(
-            f"{folder} is not a language model that transformers can read ({one_line(error)}); give another"
-        ) from None
+
+def _without_settings(llama: PreTrainedModel) -> GenerationConfig:
+    """The tokens that begin, end and fill an answer.
+
+    What else a model's publishers recommend, such as a penalty on repetition, would change answers that nobody asked
+    to have changed, greedy ones too.
+    """
+    from transformers import GenerationConfig
+
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return GenerationConfig(**{name: getattr(llama.generation_config, name) for name in names})
 
 
 def _read_tokenizer(folder: Path, sizes: PretrainedConfig) -> PreTrainedTokenizerBase:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -14,13 +13,13 @@ from .identify import ENCODER, LLAMA_HF, WEIGHTS, Found, identify
 from .identify.published import PUBLISHED
 from .manifest import Manifest
 from .sources import MANIFEST, CheckpointError
+from .words import listed, sha256_of
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 COLUMNS, NO_BREAK = 100, "\u00a0"
 SHOWN = 12  # keys named in the table; the data has them all
-BLOCK = 4 * 2**20
 # the publishers of V2 begin the name of a download with its hash
 _HASH_IN_NAME = re.compile(r"([0-9a-f]{64})_")
 
@@ -63,7 +62,7 @@ def _files(found: Found, hashes: bool) -> list[dict[str, Any]]:
     files = []
     with _progress(found.bytes if hashes else 0) as bar:
         for path in found.files:
-            digest = _sha256(path, bar) if hashes else None
+            digest = sha256_of(path, bar.update) if hashes else None
             promised = _HASH_IN_NAME.match(path.name)
             wrong = promised and digest and promised[1] != digest
             files.append({
@@ -85,15 +84,6 @@ def _progress(total: int) -> Iterator[tqdm]:
         yield bar
 
 
-def _sha256(path: Path, bar: tqdm) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-            bar.update(len(block))
-    return digest.hexdigest()
-
-
 def _facts(manifest: Manifest) -> dict[str, Any]:
     facts: dict[str, Any] = {"licence": manifest.licence}
     if manifest.decoder is not None:
@@ -101,6 +91,7 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
             "name": manifest.decoder.name,
             "source": manifest.decoder.source,
             "fingerprint": manifest.decoder.fingerprint,
+            "tokenizer": manifest.decoder.tokenizer,
         }
     if manifest.origin is not None:
         facts["origin"] = {
@@ -187,6 +178,8 @@ def _manifest_rows(manifest: Mapping[str, Any]) -> Iterator[tuple[str, list[str]
     decoder, origin = manifest.get("decoder", {}), manifest.get("origin", {})
     if decoder.get("fingerprint"):
         yield "its base", [f"fingerprint {decoder['fingerprint']}"]
+    if decoder.get("tokenizer"):
+        yield "tokenizer", [f"fingerprint {decoder['tokenizer']}"]
     if decoder.get("source"):
         yield "found at", [decoder["source"]]
     if origin:
@@ -211,10 +204,7 @@ def _wrapped(name: str, text: str) -> list[str]:
 
 
 def _named(keys: list[str]) -> str:
-    if not keys:
-        return ""
-    more = f", and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return f"{len(keys)}: {', '.join(keys[:SHOWN])}{more}"
+    return f"{len(keys)}: {listed(keys, SHOWN)}" if keys else ""
 
 
 def _counted(count: int, noun: str) -> str:

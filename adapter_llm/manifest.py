@@ -28,6 +28,7 @@ class DecoderRecord:
     part: WheelPart | None = None  # where the default one comes from
     source: str | None = None  # or a hub id, or a folder; a relative one starts at the weights folder
     fingerprint: str | None = None  # of its weights, if they must be exactly those
+    tokenizer: str | None = None  # fingerprint of its tokenizer, likewise
 
     @classmethod
     def of(
@@ -37,6 +38,7 @@ class DecoderRecord:
         part: WheelPart | None = None,
         source: str | None = None,
         fingerprint: str | None = None,
+        tokenizer: str | None = None,
     ) -> DecoderRecord:
         """The record of a transformers config."""
         heads = config.num_attention_heads
@@ -50,6 +52,7 @@ class DecoderRecord:
             part=part,
             source=source,
             fingerprint=fingerprint,
+            tokenizer=tokenizer,
         )
 
     def differences(self, other: DecoderRecord) -> list[str]:

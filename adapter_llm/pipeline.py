@@ -93,6 +93,11 @@ class Pipeline:
         return execution_device(self.model.llama)
 
     @property
+    def encoder_device(self) -> torch.device:
+        """Where media go; a decoder that is shared out may begin elsewhere."""
+        return next(self.model.encoder.parameters()).device
+
+    @property
     def keywords(self) -> list[str]:
         """Media that these weights can see."""
         return [name for name, modality in KEYWORDS.items() if modality in self.model.encoder.modalities]
@@ -141,6 +146,7 @@ class Pipeline:
             raise ValueError(f"{len(images)} images and {len(prompts)} prompts; give one prompt, or one an image")
         if not all(one.strip() for one in prompts):
             raise ValueError("a prompt is empty; ask something, or give no prompt for a description")
+        self._check(True, retrieval)
         chosen = GenerationOptions(**options)
         results: list[Result] = []
         for start in range(0, len(images), batch_size):
@@ -161,7 +167,7 @@ class Pipeline:
     @torch.inference_mode()
     def encode(self, questions: Sequence[Sequence[LoadedItem]]) -> Tensor:
         """Mixed features (B, N, E) of media that `processor.load` gave, before any blend."""
-        return self.model.encode(self.processor.stack(questions, self.device), len(questions))[0]
+        return self.model.encode(self.processor.stack(questions, self.encoder_device), len(questions))[0]
 
     @torch.inference_mode()
     def adapt(self, **media: Any) -> AdapterState:
@@ -179,7 +185,7 @@ class Pipeline:
         if not isinstance(self.config.encoder, EncoderConfig):
             raise ValueError("these weights see through CLIP; pictures are generated from ImageBind's features")
         items, retrieval = self._media(media)
-        batches = self.processor.stack([items], self.device)
+        batches = self.processor.stack([items], self.encoder_device)
         outputs = self.model.encoder.head_outputs({name: batch.tensor for name, batch in batches.items()})
         rows = torch.cat([batch.rows for batch in batches.values()])
         weights = torch.cat([batch.weights for batch in batches.values()])
@@ -192,11 +198,14 @@ class Pipeline:
         items = media_items(**inputs)
         if not items:
             raise ValueError(f"there is nothing to look at; give {' or '.join(KEYWORDS)}")
-        self._need_encoder()
+        self._check(True, retrieval)
         return self.processor.load(items), retrieval
 
-    def _need_encoder(self) -> None:
-        if self.model.encoder is None:
+    def _check(self, looks: bool, retrieval: RetrievalOptions | None) -> None:
+        """Raise ValueError for what this pipeline cannot do, before anything is read."""
+        if retrieval is not None and self.index is None:
+            raise ValueError("there is no index to look into; give one when the pipeline is loaded: index=FILE")
+        if looks and self.model.encoder is None:
             raise ValueError("the encoder was released, so nothing new can be looked at; load the pipeline again")
 
     def _request(self, prompt: Question | None, inputs: dict[str, Any]) -> Request:
@@ -211,8 +220,7 @@ class Pipeline:
             raise ValueError("give either media or a state, not both")
         if prompt is None and state is None and not items:
             raise ValueError("there is neither a prompt nor anything to describe; give one of them")
-        if items:
-            self._need_encoder()
+        self._check(bool(items), retrieval)
         question = with_context(DESCRIBE if prompt is None else prompt, context)
         return Request(question, self.processor.load(items), state, options, retrieval)
 
@@ -224,11 +232,9 @@ class Pipeline:
     def _encode(
         self, questions: Sequence[Sequence[LoadedItem]], retrieval: RetrievalOptions | None
     ) -> tuple[Tensor, Tensor]:
-        features, present = self.model.encode(self.processor.stack(questions, self.device), len(questions))
+        features, present = self.model.encode(self.processor.stack(questions, self.encoder_device), len(questions))
         if self.index is not None:
             features = blend(features, self.index, retrieval or RetrievalOptions())
-        elif retrieval is not None:
-            raise ValueError("there is no index to look into; give one when the pipeline is loaded: index=FILE")
         return features, present
 
     @torch.inference_mode()

@@ -17,7 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .sources import CheckpointError, one_line
+from .sources import CheckpointError
+from .words import one_line
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -25,7 +26,6 @@ SLAB = 16 * 1024**2  # bytes of a tensor that are worked on at a time
 # tables that older versions of transformers stored with the weights
 IGNORED = "rotary_emb.inv_freq"
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-SHOWN = 8  # names in one message
 SPOTS, SPOT = 8, 8  # where a fingerprint looks into a tensor, and how many numbers it takes there
 
 
@@ -37,10 +37,10 @@ class Shards:
         self.files: dict[str, Path] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.types: set[str] = set()  # as safetensors call them
-        listed = shard_files(folder, WHOLE, INDEX)
-        if not listed:
+        files = shard_files(folder, WHOLE, INDEX)
+        if not files:
             raise CheckpointError(f"the language model {folder} has no safetensors; save it as such with transformers")
-        for path, names in listed.items():
+        for path, names in files.items():
             with opened(path) as file:
                 for name in file.keys():  # noqa: SIM118, it is not a dict
                     if IGNORED not in name:
@@ -106,8 +106,10 @@ def fingerprint(folder: str | Path) -> str:
     """What a language model is, however it is cut into files, whatever they are called and how its numbers are stored.
 
     The SHA-256 of every tensor's name and shape and of some of its numbers, as float16. Only those are read, so
-    that 13 GB take no longer than a file. Weights that were trained further differ everywhere; a single number that
-    was changed on purpose is not noticed. Raises CheckpointError for a folder without whole weights.
+    that 13 GB take no longer than a file. A copy in float16 or float32 is the same model; one that was rounded to
+    bfloat16 or quantised has other numbers and counts as another. Weights that were trained further differ everywhere;
+    a single number that was changed on purpose is not noticed. Raises CheckpointError for a folder without whole
+    weights.
     """
     entries: dict[str, bytes] = {}
     for name, shape, numbers in _samples(Path(folder)):
@@ -149,9 +151,3 @@ def _sample(tensor: Tensor) -> Tensor:
         last = flat.numel() - SPOT
         flat = torch.cat([flat[last * spot // (SPOTS - 1) :][:SPOT] for spot in range(SPOTS)])
     return flat.to(torch.float16) if flat.is_floating_point() else flat
-
-
-def listed(names: list[str], separator: str = ", ") -> str:
-    """The first few of a list, and how many more there are."""
-    more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
-    return separator.join(names[:SHOWN] + more)

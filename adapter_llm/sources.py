@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .fetch import decoder_folder, gguf_folder
 from .manifest import DecoderRecord, FileRecord, Manifest
+from .words import one_line, sha256_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 CONFIG, MANIFEST, ENCODER, ADAPTER = "config.json", "manifest.json", "encoder.safetensors", "adapter.safetensors"
+DECODER_PREFIX = "decoder."  # of tensors in ADAPTER that change the language model itself
 KEPT = "kept.safetensors"  # what a published file holds and no computation uses, for the way back
 WEIGHTS_FILES = (CONFIG, MANIFEST, ENCODER, ADAPTER)
 # of a decoder on the hub; LLaMA repositories also hold every weight a second time, in Meta's own format
@@ -24,11 +27,6 @@ HASH_LIMIT = 256 * 1024**2  # larger files are checked by their size alone, to s
 
 class CheckpointError(RuntimeError):
     """Weights that are missing, damaged or of another model."""
-
-
-def one_line(error: Exception, limit: int = 200) -> str:
-    """What an error says, cut to a length that fits into a sentence."""
-    return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
 def find_folder(source: str | Path, what: str, needed: tuple[str, ...], wanted: tuple[str, ...] = ()) -> Path:
@@ -88,12 +86,6 @@ def find_language_model(source: str | Path) -> Path:
     return find_folder(source, "language model", (CONFIG,), DECODER_FILES)
 
 
-def find_base(llm: str | Path) -> tuple[Path, PretrainedConfig]:
-    """The folder and the config of the language model that an adapter is put on."""
-    folder = find_language_model(llm)
-    return folder, decoder_config(folder)
-
-
 def decoder_config(folder: Path) -> PretrainedConfig:
     """The config of a language model. Raises CheckpointError if transformers knows no such model."""
     from transformers import AutoConfig
@@ -103,7 +95,7 @@ def decoder_config(folder: Path) -> PretrainedConfig:
         DecoderRecord.of(config, str(folder))  # has all the sizes
     except Exception as error:  # a config of any content ends here
         raise CheckpointError(
-            f"{folder} is not a language model transformers can read ({one_line(error)}); give one with --llm"
+            f"{folder} is not a language model that transformers can read ({one_line(error)}); give one with --llm"
         ) from None
     return config
 
@@ -138,13 +130,17 @@ def check_files(folder: Path, manifest: Manifest) -> None:
 
 def record_of(path: Path) -> FileRecord:
     """Size and hash of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1024 * 1024):
-            digest.update(block)
-    return FileRecord(path.stat().st_size, digest.hexdigest())
+    return FileRecord(path.stat().st_size, sha256_of(path))
 
 
 def as_json(values: dict[str, Any]) -> str:
     """The text of a config or manifest file."""
     return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+
+
+def moved(decoder: DecoderRecord, old: Path, new: Path) -> DecoderRecord:
+    """The record in a weights folder made of another: a language model's place is counted from the folder."""
+    place = old.expanduser() / (decoder.source or "")
+    if decoder.source is None or not place.is_dir():
+        return decoder
+    return replace(decoder, source=os.path.relpath(place.resolve(), new.expanduser().resolve()))

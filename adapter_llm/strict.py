@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from imagebind_encoder.config import Modality
 
-from .sources import CheckpointError, one_line
-
-SHOWN = 8  # problems in one message
+from .sources import CheckpointError
+from .words import listed, one_line
 
 
 def read_tensors(path: Path, skipped: Iterable[Modality] = ()) -> dict[str, Tensor]:
@@ -38,16 +37,17 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> 
 
 def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], path: Path) -> None:
     """Raise CheckpointError unless tensors have exactly the expected names and shapes."""
-    problems = [f"missing {key}" for key in expected if key not in tensors]
-    problems += [f"unexpected {key}" for key in tensors if key not in expected]
-    for key, shape in expected.items():
-        if key in tensors and tuple(tensors[key].shape) != shape:
-            problems.append(f"{key} has shape {tuple(tensors[key].shape)} instead of {shape}")
-    if problems:
-        raise CheckpointError(f"{path} does not fit its config.json: {listed(problems, '; ')}; get both again")
+    if problems := differences({key: tuple(tensor.shape) for key, tensor in tensors.items()}, expected):
+        raise CheckpointError(f"{path} does not fit its config.json: {problems}; get both again")
 
 
-def listed(names: list[str], separator: str = ", ") -> str:
-    """The first few of a list, and how many more there are."""
-    more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
-    return separator.join(names[:SHOWN] + more)
+def differences(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> str:
+    """What of tensors, given as shapes by name, is missing, left over or misshapen, in words; empty if all is right."""
+    problems = [f"missing {name}" for name in wanted if name not in found]
+    problems += [f"unexpected {name}" for name in found if name not in wanted]
+    problems += [
+        f"{name} has shape {found[name]} instead of {shape}"
+        for name, shape in wanted.items()
+        if name in found and found[name] != shape
+    ]
+    return listed(problems, separator="; ")

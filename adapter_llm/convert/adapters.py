@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..checkpoint import DECODER_PREFIX, build_parts
+from imagebind_encoder.config import EncoderConfig
+
 from ..config import AdapterConfig, AdapterLLMConfig, ClipConfig, ConnectorConfig, DecoderConfig, PromptConfig
-from ..lora import change_shapes
 from ..manifest import DecoderRecord, Manifest, Origin
 from ..shards import fingerprint
-from ..sources import ADAPTER, CONFIG, ENCODER, KEPT, MANIFEST, as_json, check_files, find_base, record_of
+from ..sources import ADAPTER, CONFIG, ENCODER, KEPT, MANIFEST, as_json, check_files, record_of
 from ..tensorfiles import TensorFile, TensorSpec, open_tensors
-from .encoders import encoder_folder
+from ..words import listed
+from .checks import BaseSizes, check_base, check_config, check_shapes, find_base, tokenizer_of
+from .encoders import EncoderPlan, plan_encoder
 from .errors import ConversionError
-from .folder import job_of, output_file, output_folder
+from .folder import OutputFolder, job_of, output_file, output_folder
 from .keys import IMAGEBIND_LLM, V2, AdapterLayout
-from .relations import check_complete, convert_specs, reader
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+from .relations import Relation, check_complete, convert_specs, reader
 
 PUBLISHED_HEADS = 16  # of V2's visual blocks; head counts leave no trace in shapes
 TITLES = {V2: "LLaMA-Adapter V2", IMAGEBIND_LLM: "ImageBind-LLM"}
@@ -53,25 +53,63 @@ def convert_adapter(
     base, base_config = find_base(llm)
     check_base(source, layout, base, base_config)
     specs = convert_specs(relations, file.specs)
-    with encoder_folder(Path(encoder), beside=output) as eyes:
-        config = config_of(layout, AdapterLLMConfig.load(eyes / CONFIG).encoder, connector_heads, faithful)
-        check_shapes(source, config, base_config, specs)
-        job = job_of(source, eyes, base, connector_heads=connector_heads, faithful=faithful)
-        total = sum(spec.nbytes for spec in specs.values())
-        with output_folder(output, job, total) as folder:
-            folder.tensors(ADAPTER, specs, reader(relations, file.read, blocks=file.blocks))
-            if kept:
-                folder.tensors(KEPT, {name: file.specs[name] for name in kept}, file.read)
-            folder.link(ENCODER, eyes / ENCODER)
-            folder.write(CONFIG, as_json(config.to_dict()))
-            manifest = Manifest(
-                decoder=decoder_record(base, base_config, llm, output),
-                files={name: record_of(folder.path / name) for name in folder.names()},
-                origin=origin_of(layout.family, file, layout.layers, relations, specs),
-                licence=LICENCE,
-                training={"converted_from": f"{TITLES[layout.family]}, {source.name}"},
+    check_config(source, layout, file)
+    eyes = AdapterEncoder.of(Path(encoder).expanduser())
+    config = config_of(layout, eyes.config, connector_heads, faithful)
+    check_shapes(source, config, base_config, specs)
+    job = job_of(source, eyes.source, base, connector_heads=connector_heads, faithful=faithful)
+    with output_folder(output, job, sum(spec.nbytes for spec in specs.values()) + eyes.bytes) as folder:
+        folder.tensors(ADAPTER, specs, reader(relations, file.read, blocks=file.blocks))
+        if kept:
+            folder.tensors(KEPT, {name: file.specs[name] for name in kept}, file.read)
+        eyes.write(folder)
+        folder.write(CONFIG, as_json(config.to_dict()))
+        manifest = Manifest(
+            decoder=decoder_record(base, base_config, llm, output),
+            files={name: record_of(folder.path / name) for name in folder.names()},
+            origin=origin_of(layout, file, relations, specs),
+            licence=LICENCE,
+            training={"converted_from": f"{TITLES[layout.family]}, {source.name}"},
+        )
+        eyes.check(manifest)
+        folder.write(MANIFEST, as_json(manifest.to_dict()))
+
+
+@dataclass(frozen=True)
+class AdapterEncoder:
+    """The encoder that goes with an adapter: of a folder that is converted already, or of a published file."""
+
+    source: Path
+    config: EncoderConfig | ClipConfig
+    plan: EncoderPlan | None  # None: converted already
+    manifest: Manifest | None = None
+
+    @classmethod
+    def of(cls, source: Path) -> AdapterEncoder:
+        if (source / ENCODER).is_file() and (source / MANIFEST).is_file():
+            manifest = Manifest.load(source / MANIFEST)
+            check_files(source, manifest)
+            return cls(source, AdapterLLMConfig.load(source / CONFIG).encoder, None, manifest)
+        plan = plan_encoder(source)
+        return cls(source, plan.config, plan)
+
+    @property
+    def bytes(self) -> int:
+        """What is to be written; a link takes no room."""
+        return 0 if self.plan is None else sum(spec.nbytes for spec in self.plan.specs.values())
+
+    def write(self, folder: OutputFolder) -> None:
+        if self.plan is None:
+            folder.link(ENCODER, self.source / ENCODER)
+        else:
+            folder.tensors(ENCODER, self.plan.specs, self.plan.read)
+
+    def check(self, manifest: Manifest) -> None:
+        """Raise ConversionError if the file that was linked is not the one that was converted once."""
+        if self.manifest and self.manifest.files.get(ENCODER) != manifest.files[ENCODER]:
+            raise ConversionError(
+                f"{self.source / ENCODER} is not the file its manifest describes (SHA-256 differs); convert it again"
             )
-            folder.write(MANIFEST, as_json(manifest.to_dict()))
 
 
 def export_adapter(folder: Path, output: Path) -> None:
@@ -85,11 +123,11 @@ def export_adapter(folder: Path, output: Path) -> None:
     kept = open_tensors(folder / KEPT) if (folder / KEPT).is_file() else None
     if config.adapter.layer_scale:
         raise ConversionError(f"{folder} has a layer scale, for which the published layout has no place")
-    layout = layout_of(config, manifest, ours, len(kept.specs) if kept else 0)
+    layout = layout_of(config, manifest)
     relations = layout.relations()
     known = {name for relation in relations for name in relation.ours}
     if odd := sorted(known ^ set(ours.specs)):
-        raise ConversionError(f"{folder / ADAPTER} does not fit config.json: {', '.join(odd[:8])}; convert it again")
+        raise ConversionError(f"{folder / ADAPTER} does not fit config.json: {listed(odd)}; convert it again")
     specs = convert_specs(relations, ours.specs, back=True) | (dict(kept.specs) if kept else {})
     specs |= {n: TensorSpec(specs[n].shape, getattr(torch, dtype)) for n, dtype in origin.dtypes.items()}
     make = reader(relations, ours.read, back=True, blocks=ours.blocks)
@@ -126,9 +164,9 @@ def config_of(layout: AdapterLayout, encoder: Any, connector_heads: int, faithfu
     )
 
 
-def layout_of(config: AdapterLLMConfig, manifest: Manifest, ours: TensorFile, kept: int) -> AdapterLayout:
-    """The layout of the published file that a folder came from."""
-    scaled, decoder, origin = config.adapter.gate_scale, manifest.decoder, manifest.origin
+def layout_of(config: AdapterLLMConfig, manifest: Manifest) -> AdapterLayout:
+    """The layout of the published file that a folder came from, but for what is kept."""
+    decoder, origin = manifest.decoder, manifest.origin
     return AdapterLayout(
         family=origin.family,
         layers=origin.layers,
@@ -142,61 +180,39 @@ def layout_of(config: AdapterLLMConfig, manifest: Manifest, ours: TensorFile, ke
         mlp_ratio=config.connector.mlp_ratio,
         blocks=config.connector.depth,
         legacy=config.connector.bias,
-        new_gate=scaled,
+        new_gate=config.adapter.gate_scale,
         biases=config.decoder.biases,
         norms=config.decoder.norms,
         lora_rank=config.decoder.lora_rank,
-        idle_gates=kept // 2 if scaled else kept,
     )
 
 
-def check_base(source: Path, layout: AdapterLayout, base: Path, config: PretrainedConfig) -> None:
-    """Raise ConversionError if the base is of another size than the adapter's."""
-    wanted = (layout.hidden_size, layout.layers, layout.heads)
-    found = (config.hidden_size, config.num_hidden_layers, config.num_attention_heads)
-    if found != wanted:
-        words = "hidden size {}, {} layers and {} heads"
-        raise ConversionError(
-            f"{source} was trained for a LLaMA with {words.format(*wanted)}, and {base} has {words.format(*found)}; "
-            "give the base model it was trained for with --llm"
-        )
-
-
-def check_shapes(
-    source: Path, config: AdapterLLMConfig, base_config: PretrainedConfig, specs: Mapping[str, TensorSpec]
-) -> None:
-    """Raise ConversionError unless the tensors are what our own classes of these sizes consist of."""
-    parts = build_parts(config, base_config)
-    expected = {
-        f"{part}.{name}": tuple(tensor.shape)
-        for part in ("connector", "adapter")
-        for name, tensor in parts[part].state_dict().items()
-    }
-    expected |= {f"{DECODER_PREFIX}{name}": s for name, s in change_shapes(config.decoder, base_config).items()}
-    found = {name: spec.shape for name, spec in specs.items()}
-    wrong = [
-        f"{name} {found.get(name)} instead of {expected.get(name)}"
-        for name in sorted(set(found) | set(expected))
-        if found.get(name) != expected.get(name)
-    ]
-    if wrong:
-        raise ConversionError(
-            f"{source} does not fit the encoder and the base model given: {', '.join(wrong[:8])}; "
-            "give those it was trained with"
-        )
-
-
-def decoder_record(base: Path, config: PretrainedConfig, llm: str | Path, output: Path) -> DecoderRecord:
+def decoder_record(base: Path, config: BaseSizes, llm: str | Path, output: Path) -> DecoderRecord:
     local = Path(llm).expanduser().exists()
-    source = os.path.relpath(base, output) if local else str(llm)
-    return DecoderRecord.of(config, base.name if local else str(llm), source=source, fingerprint=fingerprint(base))
+    # both without links: how many folders lie between them is counted in the real ones
+    source = os.path.relpath(base.resolve(), Path(output).expanduser().resolve()) if local else str(llm)
+    name = base.name if local else str(llm)
+    return DecoderRecord.of(config, name, source=source, fingerprint=fingerprint(base), tokenizer=tokenizer_of(base))
 
 
 def origin_of(
-    family: str, file: TensorFile, layers: int | None, relations: list, specs: Mapping[str, TensorSpec]
+    layout: AdapterLayout, file: TensorFile, relations: list[Relation], specs: Mapping[str, TensorSpec]
 ) -> Origin:
     """Where tensors came from, with the types that the way back would get wrong by itself."""
     back = convert_specs(relations, specs, back=True)
     stored = {name: file.specs[name].dtype for name in back}
     dtypes = {n: str(stored[n]).removeprefix("torch.") for n, spec in back.items() if spec.dtype != stored[n]}
-    return Origin(family, file.path.name, record_of(file.path), layers, file.wrapper, dict(file.extra), dtypes)
+    record = record_of(file.path)
+    return Origin(layout.family, file.path.name, record, layout.layers, file.wrapper, plain(file.extra), dtypes)
+
+
+def plain(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest can hold of what stood beside the tensors; an optimiser's state, for one, it cannot."""
+    kept = {}
+    for name, value in extra.items():
+        try:
+            if json.loads(json.dumps(value)) == value:
+                kept[name] = value
+        except (TypeError, ValueError):
+            continue
+    return kept

@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from imagebind_encoder.config import EncoderConfig, ImageConfig
-from imagebind_encoder.convert import TEXT_MASK, config_from_official, from_official, to_official
+from imagebind_encoder.convert import (
+    TEXT_MASK,
+    KeyMismatchError,
+    config_from_official,
+    from_official,
+    to_official,
+)
+from imagebind_encoder.modeling import ImageBindEncoder
 
 from ..config import AdapterLLMConfig, ClipConfig
 from ..manifest import Manifest, Origin
-from ..sources import CONFIG, ENCODER, MANIFEST, as_json, check_files, record_of
+from ..sources import CONFIG, ENCODER, KEPT, MANIFEST, as_json, check_files, record_of
 from ..tensorfiles import TensorFile, TensorSpec, open_tensors
 from ..tensorfiles.writing import Read
+from ..words import listed, one_line
 from .errors import ConversionError
 from .folder import job_of, output_file, output_folder
-from .relations import SAME, SPLIT_IN_THREE, TRANSPOSED, Relation, check_complete, convert_specs, reader
+from .relations import (
+    SAME,
+    SPLIT_IN_THREE,
+    TRANSPOSED,
+    Relation,
+    check_complete,
+    convert_specs,
+    reader,
+    wrong_shapes,
+)
 
-IMAGEBIND, CLIP = "imagebind", "clip"
+IMAGEBIND, CLIP, CLIP_HF = "imagebind", "clip", "clip-hf"
 CLIP_HEAD_SIZE = 64  # of every published CLIP: its head count leaves no trace in shapes
 _LEAVES = ("weight", "bias")
 
@@ -46,67 +63,117 @@ CLIP_REST = {
 CLIP_PREFIX, HUGGING_FACE = "visual.", ("vision_model.", "visual_projection.")
 
 
+@dataclass(frozen=True)
+class EncoderPlan:
+    """What an encoder folder will hold, known before a tensor is read."""
+
+    config: EncoderConfig | ClipConfig
+    specs: Mapping[str, TensorSpec]
+    read: Read
+    family: str
+    file: TensorFile
+    kept: tuple[str, ...] = ()  # of the file, what the encoder does not use
+
+
 def convert_encoder(source: Path, output: Path, **sizes: Any) -> None:
     """Write the encoder folder of an ImageBind file, of a CLIP file in OpenAI's layout or of a Hugging Face CLIP.
 
-    `sizes` are what shapes do not tell, as `imagebind_encoder.convert.config_from_official` takes them.
-    Raises ConversionError, TensorFileError, or the encoder's KeyMismatchError.
+    `sizes` are what shapes do not tell: of ImageBind as `imagebind_encoder.convert.config_from_official` takes them,
+    of CLIP its `heads`. Raises ConversionError or TensorFileError.
     """
-    file = open_tensors(clip_weights(source))
-    family = CLIP if any(name.startswith((CLIP_PREFIX, *HUGGING_FACE)) for name in file.specs) else IMAGEBIND
-    config, specs, read, dtypes = (clip_plan if family == CLIP else imagebind_plan)(file, sizes)
-    with output_folder(output, job_of(source, **sizes), sum(spec.nbytes for spec in specs.values())) as folder:
-        folder.tensors(ENCODER, specs, read)
-        folder.write(CONFIG, as_json(AdapterLLMConfig(config).to_dict()))
+    plan = plan_encoder(source, **sizes)
+    total = sum(spec.nbytes for spec in plan.specs.values())
+    with output_folder(output, job_of(source, **sizes), total) as folder:
+        folder.tensors(ENCODER, plan.specs, plan.read)
+        if plan.kept:
+            folder.tensors(KEPT, {name: plan.file.specs[name] for name in plan.kept}, plan.file.blocks)
+        folder.write(CONFIG, as_json(AdapterLLMConfig(plan.config).to_dict()))
         manifest = Manifest(
-            files={name: record_of(folder.path / name) for name in (ENCODER, CONFIG)},
-            origin=Origin(family, source.name, record_of(file.path), wrapper=file.wrapper, dtypes=dtypes),
+            files={name: record_of(folder.path / name) for name in folder.names()},
+            origin=Origin(plan.family, source.name, record_of(plan.file.path), wrapper=plan.file.wrapper),
             licence="of the published file: see weights/README.md",
         )
         folder.write(MANIFEST, as_json(manifest.to_dict()))
 
 
+def plan_encoder(source: Path, **sizes: Any) -> EncoderPlan:
+    """Read names and shapes of a published encoder. Raises ConversionError for what is not the whole of one."""
+    file = open_tensors(clip_weights(source))
+    if any(name.startswith((CLIP_PREFIX, *HUGGING_FACE)) for name in file.specs):
+        plan = clip_plan(file, {**_stated_sizes(source), **sizes})
+    else:
+        plan = imagebind_plan(file, sizes)
+    with torch.device("meta"):
+        expected = _build(plan.config).state_dict()
+    if problems := wrong_shapes({name: tuple(tensor.shape) for name, tensor in expected.items()}, plan.specs):
+        raise ConversionError(f"{file.path} is not a whole encoder: {problems}; get it again")
+    return plan
+
+
+def _build(config: EncoderConfig | ClipConfig) -> nn.Module:
+    if isinstance(config, EncoderConfig):
+        return ImageBindEncoder(config)
+    from ..clip import ClipEncoder  # brings transformers
+
+    return ClipEncoder(config)
+
+
 def export_encoder(folder: Path, output: Path) -> None:
-    """Write the published file that an encoder folder was converted from."""
+    """Write the tensors of the published file that an encoder folder was converted from, under their names there."""
     config, manifest = AdapterLLMConfig.load(folder / CONFIG).encoder, Manifest.load(folder / MANIFEST)
     check_files(folder, manifest)
-    file = open_tensors(folder / ENCODER)
+    file, origin = open_tensors(folder / ENCODER), manifest.origin
+    kept = open_tensors(folder / KEPT) if (folder / KEPT).is_file() else None
     if isinstance(config, ClipConfig):
-        relations = clip_relations(config.depth)
+        relations = clip_relations(config.depth, origin is not None and origin.family == CLIP_HF)
         specs = convert_specs(relations, file.specs, back=True)
-        read = reader(relations, file.read, back=True, blocks=file.blocks)
+        make = reader(relations, file.read, back=True, blocks=file.blocks)
     else:
-        specs, read = official_plan(file)
-    origin = manifest.origin
-    wrapper = origin.wrapper if origin else None
+        specs, make = official_plan(file)
+    specs |= kept.specs if kept else {}
+
+    def read(name: str) -> Tensor | Iterable[Tensor]:
+        return kept.blocks(name) if kept and name in kept.specs else make(name)
+
     with output_file(output, job_of(folder), sum(spec.nbytes for spec in specs.values())) as target:
-        target.pth(specs, read, wrapper, origin.extra if origin else None)
+        target.pth(specs, read, origin.wrapper if origin else None, origin.extra if origin else None)
 
 
-@contextmanager
-def encoder_folder(source: Path, beside: Path) -> Iterator[Path]:
-    """A folder with a converted encoder: `source` itself, or one made of it for as long as it is needed."""
-    if (source / ENCODER).is_file() and (source / CONFIG).is_file():
-        yield source
-        return
-    made = beside.with_name(f"{beside.name}.encoder")
-    if not (made / MANIFEST).is_file():  # an earlier run may have come this far
-        convert_encoder(source, made)
-    yield made
-    shutil.rmtree(made)
+def _stated_sizes(source: Path) -> dict[str, Any]:
+    """What the config of a Hugging Face CLIP says of sizes that shapes do not tell."""
+    path = source / CONFIG
+    if not path.is_file():
+        return {}
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        vision = stated.get("vision_config") or stated
+        kind, eps = vision.get("hidden_act", "quick_gelu"), vision.get("layer_norm_eps", 1e-5)
+        heads = {"heads": int(vision["num_attention_heads"])} if "num_attention_heads" in vision else {}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise ConversionError(f"{path} is no config of a CLIP ({one_line(error)}); get the folder again") from error
+    if (kind, eps) != ("quick_gelu", 1e-5):
+        raise ConversionError(
+            f"{source} has the activation {kind} and epsilon {eps}, and LLaMA-Adapter V2 was trained with CLIP's own, "
+            "quick_gelu and 1e-05; give OpenAI's ViT-L-14.pt or its copy on the hub"
+        )
+    return heads
 
 
-def imagebind_plan(
-    file: TensorFile, sizes: Mapping[str, Any]
-) -> tuple[EncoderConfig, dict[str, TensorSpec], Read, dict[str, str]]:
+def imagebind_plan(file: TensorFile, sizes: Mapping[str, Any]) -> EncoderPlan:
     official = file.empty()
     if TEXT_MASK in official:
         official[TEXT_MASK] = file.read(TEXT_MASK)  # small, and must be the one mask the encoder knows
-    config = config_from_official(official, **sizes)
+    try:
+        config = config_from_official(official, **sizes)
+        ours = from_official(official)
+    except KeyMismatchError as error:
+        lists = (("lacks", error.missing), ("has the unknown", error.unexpected))
+        problems = " and ".join(f"{what} {listed(names)}" for what, names in lists if names)
+        raise ConversionError(f"{file.path} {problems}; get it again, or give an ImageBind file") from error
     names = {id(tensor): name for name, tensor in official.items()}  # tensors are passed on as they are
-    sources = {ours: names[id(tensor)] for ours, tensor in from_official(official).items()}
-    specs = {ours: file.specs[theirs] for ours, theirs in sources.items()}
-    return config, specs, lambda name: file.blocks(sources[name]), {}
+    sources = {name: names[id(tensor)] for name, tensor in ours.items()}
+    specs = {name: file.specs[theirs] for name, theirs in sources.items()}
+    return EncoderPlan(config, specs, lambda name: file.blocks(sources[name]), IMAGEBIND, file)
 
 
 def official_plan(file: TensorFile) -> tuple[dict[str, TensorSpec], Read]:
@@ -134,34 +201,29 @@ def clip_weights(source: Path) -> Path:
     return found
 
 
-def clip_plan(
-    file: TensorFile, sizes: Mapping[str, Any]
-) -> tuple[ClipConfig, dict[str, TensorSpec], Read, dict[str, str]]:
-    """The text tower of a whole CLIP is left out."""
-    if any(name.startswith(CLIP_PREFIX) for name in file.specs):
-        depth = _depth(file, rf"{re.escape(CLIP_PREFIX)}transformer\.resblocks\.(\d+)\.")
-        relations = clip_relations(depth)
-        present = [name for name in file.specs if name.startswith(CLIP_PREFIX)]
-    else:
-        present = [n for n in file.specs if n.startswith(HUGGING_FACE) and not n.endswith("embeddings.position_ids")]
-        relations = [Relation((name,), (_from_hugging_face(name),), SAME) for name in present]
-        depth = _depth(file, r"vision_model\.encoder\.layers\.(\d+)\.")
-        expected = {name for relation in clip_relations(depth) for name in relation.ours}
-        theirs = {_from_hugging_face(name) for name in present}
-        if odd := sorted(expected ^ theirs):
-            raise ConversionError(f"{file.path} is no whole CLIP vision model: {', '.join(odd[:8])}; get it again")
+def clip_plan(file: TensorFile, sizes: Mapping[str, Any]) -> EncoderPlan:
+    """The text tower of a whole CLIP is kept, and not used."""
+    openai = any(name.startswith(CLIP_PREFIX) for name in file.specs)
+    blocks = r"visual\.transformer\.resblocks" if openai else r"vision_model\.encoder\.layers"
+    depth = _depth(file, rf"{blocks}\.(\d+)\.")
+    relations = clip_relations(depth, not openai)
+    known = {name for relation in relations for name in relation.theirs}
+    ours = (CLIP_PREFIX,) if openai else HUGGING_FACE
+    # an old version of transformers stored the numbers 0, 1, 2, ... with the weights
+    present = [n for n in file.specs if n.startswith(ours) and not n.endswith("embeddings.position_ids")]
     check_complete(file.path, relations, present)
     specs = convert_specs(relations, file.specs)
     width, _, patch, _ = specs["vision.embeddings.patch_embedding.weight"].shape
     grid = math.isqrt(specs["vision.embeddings.position_embedding.weight"].shape[0] - 1)
     heads = sizes.get("heads") or max(1, width // CLIP_HEAD_SIZE)
-    config = ClipConfig(
-        specs["projection.weight"].shape[0], width, depth, heads, patch, ImageConfig(size=grid * patch)
-    )
-    return config, specs, reader(relations, file.read, blocks=file.blocks), {}
+    image = ImageConfig(size=grid * patch)
+    config = ClipConfig(specs["projection.weight"].shape[0], width, depth, heads, patch, image)
+    kept = tuple(name for name in file.specs if name not in known)
+    family = CLIP if openai else CLIP_HF
+    return EncoderPlan(config, specs, reader(relations, file.read, blocks=file.blocks), family, file, kept)
 
 
-def clip_relations(depth: int) -> list[Relation]:
+def clip_relations(depth: int, hugging_face: bool = False) -> list[Relation]:
     """OpenAI's names and ours, which are transformers' own inside the vision model."""
     found = [Relation((CLIP_PREFIX + theirs,), (ours,), SAME) for theirs, ours in CLIP_REST.items()]
     found.append(Relation((f"{CLIP_PREFIX}proj",), ("projection.weight",), TRANSPOSED))
@@ -171,11 +233,13 @@ def clip_relations(depth: int) -> list[Relation]:
         for leaf in _LEAVES:
             split = tuple(f"{ours}self_attn.{name}_proj.{leaf}" for name in "qkv")
             found.append(Relation((f"{theirs}attn.in_proj_{leaf}",), split, SPLIT_IN_THREE))
-    return found
+    if not hugging_face:
+        return found
+    return [Relation((_to_hugging_face(name),), (name,), SAME) for relation in found for name in relation.ours]
 
 
-def _from_hugging_face(name: str) -> str:
-    return name.replace("vision_model.", "vision.", 1).replace("visual_projection.", "projection.", 1)
+def _to_hugging_face(name: str) -> str:
+    return name.replace("vision.", "vision_model.", 1).replace("projection.", "visual_projection.", 1)
 
 
 def _depth(file: TensorFile, pattern: str) -> int:

@@ -15,13 +15,13 @@ from .relations import GATES, SAME, SCALES, Operation, Relation, by_layer, rotar
 
 V2, IMAGEBIND_LLM = "adapter-v2", "imagebind-llm"
 
-# published groups that may be absent as a whole, and what then counts
+# groups that a published file may lack as a whole: how their names are known, and what counts without them
 ABSENCES = {
-    "new_gate": "1 in every layer",
-    "biases": "0",
-    "norms": "those of the base model",
-    "lora": "no update",
-    "gate of a layer that is not adapted": "not used",
+    "new_gate": (r"llama\.layers\.\d+\.attention\.new_gate", "1 in every layer"),
+    "biases": (r"llama\..+\.bias", "0"),
+    "norms": (r"llama\.(.+_)?norm\.weight", "those of the base model"),
+    "lora": (r"llama\..+\.lora_w._l\d\.weight", "no update"),
+    "gates of layers that are not adapted": (None, "not used"),
 }
 
 _LEAVES = ("weight", "bias")
@@ -42,6 +42,10 @@ BRIDGE_CONNECTOR = {f"image_bind_proj.{leaf}": f"input_proj.{leaf}" for leaf in 
 BRIDGE_BLOCK = {"image_bind_norm_{n}": "norm", "image_bind_f1_{n}": "gate", "image_bind_f2_{n}": "down",
                 "image_bind_f3_{n}": "up"}  # fmt: skip
 BRIDGE_BLOCKS = 3
+CONNECTOR_SIZES = {  # where its width and the features' are, and that of its feed-forward
+    V2: ("clip_proj.weight", "visual_blocks.0.mlp.fc1.weight"),
+    IMAGEBIND_LLM: ("image_bind_proj.weight", "image_bind_f1_1.weight"),
+}
 QUERIES = {V2: "adapter_query.weight", IMAGEBIND_LLM: "prefix_query.weight"}
 
 LAYER = "llama.layers.{i}."
@@ -82,42 +86,36 @@ class AdapterLayout:
     biases: bool = False
     norms: bool = False
     lora_rank: int = 0
-    idle_gates: int = 0  # layers below the adapted ones whose gates are in the file all the same
+    idle_gates: bool = False  # layers below the adapted ones have gates all the same
 
     @classmethod
     def of(cls, path: object, specs: Mapping[str, TensorSpec]) -> AdapterLayout:
         """Read off names and shapes. Raises ConversionError for a file that is not of this family."""
         family = next((name for name, query in QUERIES.items() if query in specs), None)
-        first_gate = next((name for name in specs if re.fullmatch(r"llama\.layers\.\d+\.attention\.gate", name)), None)
-        if family is None or first_gate is None:
+        gates = [name for name in specs if re.fullmatch(r"llama\.layers\.\d+\.attention\.gate", name)]
+        if family is None or not gates:
             raise ConversionError(
                 f"{path} is neither a LLaMA-Adapter V2 nor an ImageBind-LLM file: it has no "
                 f"{' or '.join(QUERIES.values())} with gates; look at it with: python -m adapter_llm inspect"
             )
-        needed = {V2: ("visual_query.weight", "clip_proj.weight", "visual_blocks.0.mlp.fc1.weight"),
-                  IMAGEBIND_LLM: ("image_bind_proj.weight", "image_bind_f1_1.weight")}[family]  # fmt: skip
-        if absent := [name for name in needed if name not in specs]:
-            raise ConversionError(f"{path} lacks {', '.join(absent)}; get the file again")
-        numbers = [int(name.split(".")[2]) for name in specs if name.startswith("llama.layers.")]
-        rows, hidden = specs[QUERIES[family]].shape
-        heads, layers = specs[first_gate].shape[1], max(numbers) + 1
-        query_len = specs["visual_query.weight"].shape[0] if family == V2 else 1
+        rows, hidden = _axes(path, specs, QUERIES[family], 2)
+        heads, layers = _axes(path, specs, gates[0], 4)[1], 1 + max(map(_layer_number, specs))
+        query_len = _axes(path, specs, "visual_query.weight", 2)[0] if family == V2 else 1
         adapted = rows // query_len
-        if rows % query_len or adapted > layers or (family == IMAGEBIND_LLM and adapted != layers):
+        if rows % query_len or adapted > layers or (family == IMAGEBIND_LLM and adapted != layers) or hidden % heads:
             raise ConversionError(
-                f"{path} has {rows} rows of {QUERIES[family]} for {query_len} tokens a layer and {layers} layers; "
-                "get the file again"
+                f"{path} has {rows} rows of {QUERIES[family]} for {query_len} tokens a layer, {layers} layers and "
+                f"{heads} heads of {hidden} numbers, which cannot be; get the file again"
             )
-        if family == V2:
-            width, features = specs["clip_proj.weight"].shape
-            inner = specs["visual_blocks.0.mlp.fc1.weight"].shape[0]
-            blocks = 1 + max(int(name.split(".")[1]) for name in specs if name.startswith("visual_blocks."))
-        else:
-            width, features = specs["image_bind_proj.weight"].shape
-            inner, blocks = specs["image_bind_f1_1.weight"].shape[0], BRIDGE_BLOCKS
-        down = next((n for n in specs if n.endswith(lora_name("attention.wk", 1).removeprefix("attention"))), None)
-        up = specs.get(LAYER.format(i=0) + lora_name("attention.wk", 2))
-        head_size = hidden // heads
+        wide, inner = CONNECTOR_SIZES[family]
+        width, features = _axes(path, specs, wide, 2)
+        present = {name: any(re.fullmatch(p, key) for key in specs) for name, (p, _) in ABSENCES.items() if p}
+        rank, kv_heads = 0, heads
+        if present["lora"]:
+            first = LAYER.format(i=0)
+            rank = _axes(path, specs, first + lora_name("attention.wk", 1), 2)[0]
+            kv_heads = _axes(path, specs, first + lora_name("attention.wk", 2), 2)[0] * heads // hidden
+        blocks = [int(name.split(".")[1]) for name in specs if re.match(r"visual_blocks\.\d+\.", name)]
         return cls(
             family=family,
             layers=layers,
@@ -125,17 +123,17 @@ class AdapterLayout:
             query_len=query_len,
             hidden_size=hidden,
             heads=heads,
-            kv_heads=heads if up is None else up.shape[0] // head_size,
+            kv_heads=kv_heads,
             features_dim=features,
             width=width,
-            mlp_ratio=inner / width,
-            blocks=blocks,
+            mlp_ratio=_axes(path, specs, inner, 2)[0] / width,
+            blocks=1 + max(blocks) if blocks else BRIDGE_BLOCKS,
             legacy="image_bind_norm_1.bias" in specs,
-            new_gate=any(name.endswith(".attention.new_gate") for name in specs),
-            biases=any(name.startswith("llama.") and name.endswith(".bias") for name in specs),
-            norms=any(name.startswith("llama.") and name.endswith("norm.weight") for name in specs),
-            lora_rank=0 if down is None else specs[down].shape[0],
-            idle_gates=sum(GATE.format(i=i) in specs for i in range(layers - adapted)),
+            new_gate=present["new_gate"],
+            biases=present["biases"],
+            norms=present["norms"],
+            lora_rank=rank,
+            idle_gates=any(GATE.format(i=i) in specs for i in range(layers - adapted)),
         )
 
     def relations(self) -> list[Relation]:
@@ -187,3 +185,17 @@ class AdapterLayout:
 
 def _one(theirs: str, ours: str, operation: Operation = SAME) -> Relation:
     return Relation((theirs,), (ours,), operation)
+
+
+def _axes(path: object, specs: Mapping[str, TensorSpec], name: str, count: int) -> tuple[int, ...]:
+    """The shape of a tensor that sizes are read from. Raises ConversionError if it is not there or not like that."""
+    shape = specs[name].shape if name in specs else None
+    if shape is None or len(shape) != count or 0 in shape:
+        found = "lacks it" if shape is None else f"has {shape}"
+        raise ConversionError(f"{path} must have {name} with {count} axes, and {found}; get the file again")
+    return shape
+
+
+def _layer_number(name: str) -> int:
+    match = re.match(r"llama\.layers\.(\d+)\.", name)
+    return int(match[1]) if match else -1

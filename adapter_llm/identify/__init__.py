@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..tensorfiles import TensorFile, TensorSpec, open_tensors
-from ..tensorfiles.reading import load_whole, unwrap
+from ..tensorfiles.reading import is_safetensors, load_whole, unwrap
 from .faiss_files import identify_faiss
 from .families import identify_tensors
 from .folders import identify_folder
@@ -74,7 +74,8 @@ def identify(path: str | Path) -> Found:
         return identify_gguf(path)
     if (index := identify_faiss(path, head)) is not None:
         return index
-    file = _open_without_data(path) if head[:1] == PICKLE else open_tensors(path)
+    pickled = head[:1] == PICKLE and not is_safetensors(head)
+    file = _open_without_data(path) if pickled else open_tensors(path)
     return feature_index(file) or identify_tensors(file)
 
 

@@ -10,6 +10,7 @@ from imagebind_encoder.config import Modality
 from imagebind_encoder.convert.table import find_depths, key_table, official_owner
 
 from ..tensorfiles import TensorFile, TensorSpec
+from ..words import listed
 from .found import (
     ADAPTER_V2,
     CLIP_HF,
@@ -21,7 +22,6 @@ from .found import (
     Found,
     IdentifyError,
     known,
-    listed,
 )
 from .layouts import (
     ADAPTER_V2_LAYOUT,

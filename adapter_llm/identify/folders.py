@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ..sources import ADAPTER, CONFIG, ENCODER
 from ..tensorfiles import open_tensors
+from ..words import listed
 from .families import clip_hf
-from .found import CLIP_HF, KNOWN, Found, IdentifyError, known, listed, read_json
+from .found import CLIP_HF, KNOWN, Found, IdentifyError, known, read_json
 from .language_models import PARAMS, is_meta, llama_hf, llama_meta, weight_files
 from .own import own_folder
 

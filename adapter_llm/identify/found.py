@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..sources import one_line
 from ..tensorfiles import TensorSpec
+from ..words import one_line
 
 IMAGEBIND = "imagebind"
 IMAGEBIND_POINT = "imagebind-point"
@@ -85,13 +85,6 @@ class Found:
 def known(**sizes: Any) -> dict[str, int]:
     """Those of the sizes that are whole numbers."""
     return {name: value for name, value in sizes.items() if isinstance(value, int) and not isinstance(value, bool)}
-
-
-def listed(names: Iterable[str], limit: int = 6) -> str:
-    """The first few names, and how many more there are."""
-    names = list(names)
-    more = [f"and {len(names) - limit} more"] if len(names) > limit else []
-    return ", ".join([*names[:limit], *more])
 
 
 def read_json(path: Path) -> dict[str, Any]:

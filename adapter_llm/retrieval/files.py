@@ -18,6 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..words import listed, not_downloaded, one_line
+
 FORMAT = "adapter_llm feature index 1"
 DATA_START = 512  # room for the header, which is written last: only then is the number of vectors known
 FLOAT_BYTES = 4
@@ -139,13 +141,14 @@ def read_index(path: str | Path) -> tuple[Tensor, list[str] | None]:
             length = int.from_bytes(file.read(8), "little")
             entry = json.loads(file.read(length)).get("vectors", {})
     except (SafetensorError, OSError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise FeatureIndexError(f"{path} is cut off or no feature index ({reason}); build it again") from error
+        raise FeatureIndexError(
+            f"{path} is cut off or no feature index ({one_line(error, 120)}); build it again"
+        ) from error
     if metadata.get("format") != FORMAT:
         raise FeatureIndexError(f"{path} holds tensors and is no feature index; build one from features")
     if not {"vectors"} <= keys <= {"vectors", "ids"} or entry["dtype"] != "F32" or len(entry["shape"]) != 2:
         raise FeatureIndexError(
-            f"{path} holds {', '.join(sorted(keys))} where vectors (N, E) in float32 and ids are wanted; build it again"
+            f"{path} holds {listed(sorted(keys))} where vectors (N, E) in float32 and ids are wanted; build it again"
         )
     rows, width = entry["shape"]
     ids = None if names is None else names.decode("utf-8", "surrogateescape").split("\0")[:-1]
@@ -163,10 +166,8 @@ def first_bytes(path: Path) -> bytes:
             head = file.read(512)
     except OSError as error:
         raise FeatureIndexError(f"{path} cannot be read ({error.strerror}); check the path") from error
-    if head.lstrip()[:1] == b"<":
-        raise FeatureIndexError(f"{path} is a web page, not an index; download the file itself")
-    if head.startswith(b"version https://git-lfs"):
-        raise FeatureIndexError(f"{path} is only a pointer to a file (git-lfs); fetch the file with: git lfs pull")
+    if problem := not_downloaded(head, "an index"):
+        raise FeatureIndexError(f"{path} {problem}")
     return head
 
 

@@ -91,7 +91,8 @@ class FeatureIndex:
     @classmethod
     def open(cls, path: str | Path, backend: str = "torch") -> FeatureIndex:
         """An index of either kind: what the file is, its first bytes say. Raises FeatureIndexError."""
-        return (cls.from_faiss if is_faiss(first_bytes(Path(path))) else cls.load)(path, backend)
+        path = Path(path).expanduser()
+        return (cls.from_faiss if is_faiss(first_bytes(path)) else cls.load)(path, backend)
 
     def save(self, path: str | Path) -> None:
         """Write vectors and ids; the file gets its name when it is whole. Raises FeatureIndexError."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import pickletools
 import re
 import warnings
 from collections.abc import Mapping
@@ -19,11 +20,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..words import listed, not_downloaded, one_line
 from .archive import ArchiveReader, records
 from .specs import SAFETENSORS_DTYPES, TensorFile, TensorFileError, TensorSpec, read_rows_at
 from .torchscript import is_torchscript, known_archive
 
 WRAPPERS = ("model", "state_dict")
+# Instructions of pickles with code that torch does not follow: those newer than torch.save's own, and the oldest one
+# that calls something. Any other that torch does not know is garbage.
+_CALLING = {ord(code.code) for code in pickletools.opcodes if code.proto > 3 or code.name == "INST"}
 
 
 def open_tensors(path: str | Path) -> TensorFile:
@@ -40,17 +45,20 @@ def open_tensors(path: str | Path) -> TensorFile:
         raise TensorFileError(f"{path} cannot be read ({error.strerror}); check the path") from error
     if not head:
         raise TensorFileError(f"{path} is empty; download it again")
-    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<":
-        raise TensorFileError(f"{path} is a web page, not a file of weights; download the file itself")
-    if head.startswith(b"version https://git-lfs"):
-        raise TensorFileError(f"{path} is only a pointer to a file (git-lfs); fetch the file itself with: git lfs pull")
+    if is_safetensors(head):  # first, as the length of its header may begin like anything else
+        return _open_safetensors(path)
+    if problem := not_downloaded(head, "a file of weights"):
+        raise TensorFileError(f"{path} {problem}")
     if head[:2] == b"PK":
         return _open_archive(path)
-    if head[8:9] == b"{":
-        return _open_safetensors(path)
     if head[:1] != b"\x80":  # how torch.save's older format, a pickle, begins
         raise TensorFileError(f"{path} is no file of weights; give a .pth or .safetensors file")
     return _in_memory(path, load_whole(path, "cpu"))
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Whether a file that begins so is one: its header follows its length, 8 bytes that allow for 100 MB at most."""
+    return head[4:9] == b"\0\0\0\0{"
 
 
 def _open_archive(path: Path) -> TensorFile:
@@ -95,7 +103,8 @@ def load_whole(path: Path, device: str) -> Any:
             return torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if code is None and "Unsupported" not in str(error):
+        step = re.search(r"Unsupported operand (\d+)", str(error))
+        if code is None and (step is None or int(step[1]) not in _CALLING):
             raise _cut_off(path, error) from error
         culprit = f" ({code[1]})" if code else ""
         raise TensorFileError(
@@ -130,12 +139,13 @@ def unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], str | None, dic
     strange = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
     if strange:
         raise TensorFileError(
-            f"{path} holds more than named tensors ({', '.join(strange[:8])}); it must be a state dict, "
+            f"{path} holds more than named tensors ({listed(strange)}); it must be a state dict, "
             "or one under the key 'model'"
         )
     return {str(name): tensor.detach() for name, tensor in content.items()}, wrapper, extra
 
 
 def _cut_off(path: Path, error: Exception) -> TensorFileError:
-    reason = " ".join(str(error).split())[:120] or type(error).__name__
-    return TensorFileError(f"{path} is damaged or cut off, or holds no weights ({reason}); download it again")
+    # torch says what is wrong between advice to run the file all the same and where to read more
+    reason = one_line(error, 2000).rpartition("WeightsUnpickler error: ")[2].partition(" Check the documentation")[0]
+    return TensorFileError(f"{path} is damaged or cut off, or holds no weights ({reason[:120]}); download it again")

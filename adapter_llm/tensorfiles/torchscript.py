@@ -5,7 +5,6 @@ All the same, only archives known by their hash are read: weights that others ma
 
 from __future__ import annotations
 
-import hashlib
 import pickletools
 import re
 import zipfile
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..words import sha256_of
 from .archive import Record
 from .specs import TensorFileError
 
@@ -36,11 +36,7 @@ def is_torchscript(parts: list[Record]) -> bool:
 
 def known_archive(path: Path, parts: list[Record]) -> dict[str, Tensor]:
     """Parameters and buffers on the meta device, each with its place in the file as torch.load would note it."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    if digest.hexdigest() not in TRUSTED_ARCHIVES:
+    if sha256_of(path) not in TRUSTED_ARCHIVES:
         raise TensorFileError(
             f"{path} is a TorchScript archive, which holds code, and not one of those known by their SHA-256 "
             f"({', '.join(TRUSTED_ARCHIVES.values())}); save its state dict with torch.save, or give safetensors"

@@ -11,7 +11,7 @@ PACKAGES = ("imagebind_encoder", "adapter_llm")
 
 # Modules of adapter_llm, lowest first; a module imports from levels below its own.
 LEVELS = (
-    {"config", "parts"},
+    {"config", "parts", "words"},
     {"connector", "adapter", "llama", "lora", "clip"},
     {"model"},
     {"prompts", "processing", "retrieval", "checkpoint", "quantize", "fetch", "device", "manifest",
@@ -30,7 +30,7 @@ SAME_LEVEL = {
     "decoder": {"sources", "shards", "assembly"},
     "strict": {"sources"},
     "shards": {"sources"},
-    "assembly": {"sources", "shards", "tensorfiles"},
+    "assembly": {"sources", "shards", "tensorfiles", "strict"},
     "checkpoint": {"sources", "fetch", "manifest", "decoder", "shards", "strict"},
     "convert": {"identify"},
     "inspection": {"identify"},

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from tensor_samples import OLD, TENSORS, check
 
+from adapter_llm.identify import IdentifyError, identify
 from adapter_llm.tensorfiles import (
     TensorFileError,
     TensorSpec,
@@ -53,6 +54,20 @@ def test_what_safetensors_saves(tmp_path):
     file = open_tensors(tmp_path / "x.safetensors")
     check(file, tensors)
     assert (file.wrapper, file.extra) == (None, {"by": "us"})
+
+
+@pytest.mark.parametrize("beginning", [b"<", b" <", b"\n<", b"PK", b"\x80", b"GG", b"Ix"], ids=repr)
+def test_the_length_of_a_header_may_begin_like_anything_else(tmp_path, beginning):
+    """The first bytes of safetensors are a number; as text they are a web page, an archive or a pickle."""
+    path, length = tmp_path / "x.safetensors", int.from_bytes(beginning.ljust(8, b"\0"), "little")
+    header = b'{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}}'
+    if length < len(header):
+        length += 256  # its second byte
+    path.write_bytes(length.to_bytes(8, "little") + header.ljust(length) + bytes(range(12)))
+    assert path.read_bytes()[0] == beginning[0]
+    check(open_tensors(path), {"a": torch.frombuffer(bytearray(range(12)), dtype=torch.float32)})
+    with pytest.raises(IdentifyError, match="holds 1 tensors of no known family"):
+        identify(path)
 
 
 def test_only_what_is_asked_for_is_read(tmp_path, monkeypatch):
@@ -118,7 +133,10 @@ def test_the_code_is_named(tmp_path):
     (b"GGUF\x03\x00", "no file of weights; give a .pth or .safetensors file"),
     (b'{"error": "gated"}', "no file of weights"),
     (b"PK\x03\x04" + bytes(100), "damaged or cut off"),
-    (b"\x80\x02" + bytes(100), "holds Python code|damaged or cut off"),
+    (b"\x80\x02" + bytes(100), r"damaged or cut off, or holds no weights \(Unsupported operand 0\); download it"),
+    (b"\x80\x02(iposix\nsystem\n.", "holds Python code"),
+    (b"\x80\x02" + b"I5\n.", "damaged or cut off"),
+    (b"\x80\x02" + b"(lp0\n" + bytes(100), "damaged or cut off"),
     (b"\x10\0\0\0\0\0\0\0{" + bytes(20), "damaged or cut off"),
 ])  # fmt: skip
 def test_what_is_no_file_of_weights(tmp_path, content, message):

@@ -190,8 +190,6 @@ def test_changes_that_change_nothing_leave_every_bit_alone(folder, dtype):
 def test_a_changed_decoder_is_all_that_transformers_would_load(folder):
     changed, plain = load(folder, stored.ALL), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert not changed.training and not any(parameter.requires_grad for parameter in changed.parameters())
-    assert changed.generation_config.to_dict() == plain.generation_config.to_dict()
-    assert changed.generation_config.max_length == 77
     given, expected = changed.config.to_dict(), plain.config.to_dict()
     differing = {key for key in expected if given.get(key) != expected[key]}
     assert differing == {"attention_bias", "mlp_bias"}

@@ -2,16 +2,17 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import stored
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig, MistralConfig, MistralForCausalLM
 
 from adapter_llm.config import DecoderConfig
-from adapter_llm.decoder import load_decoder
+from adapter_llm.decoder import load_decoder, tokenizer_fingerprint
 from adapter_llm.sources import CheckpointError
 
 INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
@@ -63,7 +64,6 @@ def test_shards_and_types_make_no_difference(folder, sharded, dtype):
         for name, tensor in expected.state_dict().items():
             assert torch.equal(llama.state_dict()[name], tensor) and llama.state_dict()[name].dtype == dtype, name
         assert torch.equal(llama(text[None]).logits, expected(text[None]).logits)
-        assert llama.generation_config.to_dict() == expected.generation_config.to_dict()
         assert tokenizer("w5 w7").input_ids == [5, 7]
         assert not llama.training and not any(parameter.requires_grad for parameter in llama.parameters())
 
@@ -80,6 +80,47 @@ def test_who_loads_what(tmp_path, monkeypatch, file_dtype, dtype, by_transformer
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *a, **k: called.append(a) or original(*a, **k))
     assert load_decoder(tmp_path, dtype)[0].dtype == dtype
     assert bool(called) == by_transformers
+
+
+# what publishers recommend for their chats: with these, no token comes twice
+SETTINGS = {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1, "max_length": 3, "do_sample": True, "min_p": 0.5}
+
+
+@pytest.mark.parametrize("place", [None, "disk"])
+@pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
+@every_way
+@torch.no_grad()
+def test_settings_for_generation_do_not_leak_in(single, tmp_path, dtype, config, name, place):
+    """Neither out of their own file nor, as older models have them, out of the config."""
+    options = {"config": config, "changes": stored.changes(config), "device_map": place, "offload_folder": tmp_path}
+    (text,) = tiny.prompts(9)
+    plain = load_decoder(single, dtype, **options)[0].generate(text[None], **stored.GREEDY)
+    assert len(set(plain[0, 9:].tolist())) < plain.shape[1] - 9, "a token has to come twice, or nothing is tested"
+    values = json.loads((single / name).read_text())
+    tokens = {"bos_token_id": 3, "eos_token_id": [4, 6], "pad_token_id": 5}
+    (single / "generation_config.json").unlink()
+    (single / name).write_text(json.dumps({**values, **SETTINGS, **tokens}))
+    llama = load_decoder(single, dtype, **options)[0]
+    assert llama.generation_config.to_dict() == GenerationConfig(**tokens).to_dict()
+    assert torch.equal(llama.generate(text[None], **stored.GREEDY, eos_token_id=2), plain)
+
+
+def test_a_tokenizer_is_its_tokens_and_their_numbers(tmp_path):
+    """However it is loaded and stored, and whatever else it does; what was added later counts."""
+    words = stored.tokenizer()
+    expected = tokenizer_fingerprint(words)
+    assert len(expected) == 64 and set(expected) <= set("0123456789abcdef")
+    words.save_pretrained(tmp_path)
+    words.padding_side, words.chat_template = "left", "{{ messages }}"
+    assert tokenizer_fingerprint(words) == expected
+    assert tokenizer_fingerprint(type(words).from_pretrained(tmp_path)) == expected
+    vocabulary = dict(reversed(words.get_vocab().items()))
+    assert tokenizer_fingerprint(SimpleNamespace(get_vocab=lambda: vocabulary)) == expected
+    vocabulary["w8"], vocabulary["w9"] = vocabulary["w9"], vocabulary["w8"]
+    found = {expected, tokenizer_fingerprint(SimpleNamespace(get_vocab=lambda: vocabulary))}
+    found.add(tokenizer_fingerprint(stored.tokenizer(tiny.VOCAB - 1)))
+    words.add_tokens(["later"])
+    assert len(found | {tokenizer_fingerprint(words)}) == 4
 
 
 @every_way

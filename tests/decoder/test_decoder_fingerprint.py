@@ -41,6 +41,15 @@ def test_files_and_types_make_no_difference(folder, sharded, copy, tmp_path):
     assert fingerprint(copy) == expected
 
 
+def test_what_counts_as_a_copy(folder, tmp_path):
+    """float16 and float32 ones do, of whatever the weights were made in; those that bfloat16 rounded do not."""
+    rounded = stored.save(tmp_path / "rounded", dtype=torch.bfloat16)
+    assert fingerprint(rounded) != fingerprint(folder)
+    for dtype in (torch.float16, torch.float32):
+        model = stored.llama().bfloat16()
+        assert fingerprint(stored.save(tmp_path / str(dtype), model, dtype)) == fingerprint(rounded)
+
+
 def test_one_number_makes_a_difference_where_it_is_looked_at(folder, copy):
     expected = fingerprint(folder)
 

@@ -70,7 +70,7 @@ def test_report_of_a_file(adapter):
 
 
 def test_hashes_can_be_spared(adapter, monkeypatch):
-    monkeypatch.setattr(module, "_sha256", lambda *_: pytest.fail("a file was read"))
+    monkeypatch.setattr(module, "sha256_of", lambda *_: pytest.fail("a file was read"))
     report = inspect_path(adapter, hashes=False)
     assert report["complete"] and report["files"][0]["sha256"] is None
     assert "SHA-256" not in table(report)
@@ -143,6 +143,11 @@ def test_converted_weights_tell_where_they_come_from(weights, base):
     shown = table(report)
     assert "made from   CAPTION-7B.pth, 1.2 MB: LLaMA-Adapter V2's CAPTION-7B.pth" in shown
     assert f"its base    fingerprint {fingerprint(base)}" in shown and "found at    ../base" in shown
+    assert "tokenizer   " not in shown and report["manifest"]["decoder"]["tokenizer"] is None
+    change_manifest(weights, decoder={"tokenizer": digest})
+    report = inspect_path(weights)
+    assert report["complete"] and report["manifest"]["decoder"]["tokenizer"] == digest
+    assert f"tokenizer   fingerprint {digest}" in table(report)
 
 
 def test_a_base_model_that_is_another_by_now_is_a_problem(weights, base):

@@ -9,9 +9,12 @@ import folders
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerFast
 
 from adapter_llm import checkpoint
 from adapter_llm.checkpoint import CheckpointError, from_pretrained, save_pretrained
+from adapter_llm.decoder import tokenizer_fingerprint
+from adapter_llm.manifest import DecoderRecord, Manifest
 from adapter_llm.pipeline import Pipeline
 from imagebind_encoder import Modality
 
@@ -243,6 +246,43 @@ def test_a_decoder_without_a_config_or_with_a_broken_one(weights, own_decoder, n
     assert f"{own_decoder} is not a language model" in refusal(weights, llm=own_decoder)
     (own_decoder / "config.json").unlink()
     assert f"language model folder {own_decoder} lacks config.json" in refusal(weights, llm=own_decoder)
+
+
+def test_another_tokenizer_is_refused_unless_insisted_upon(copy, own_decoder):
+    """One of the same size with other tokens: the sizes and the weights are right, and every word would be wrong."""
+    def record(value):
+        folders.change_json(copy / MANIFEST, lambda m: m["decoder"].update(tokenizer=value))
+
+    wanted = tokenizer_fingerprint(folders.tokenizer())
+    record(wanted)
+    assert from_pretrained(copy, own_decoder).manifest.decoder.tokenizer == wanted
+
+    def swap(content):
+        words = content["model"]["vocab"]
+        words["a"], words["b"] = words["b"], words["a"]
+
+    folders.change_json(own_decoder / "tokenizer.json", swap)
+    text = refusal(copy, llm=own_decoder)
+    found = tokenizer_fingerprint(PreTrainedTokenizerFast.from_pretrained(own_decoder))
+    assert found != wanted
+    named = [str(copy), "tiny-llama", str(own_decoder), wanted[:12], found[:12], "--allow-base-mismatch"]
+    assert all(word in text for word in [*named, "tokenizer", "other tokens"]), text
+    assert tokenizer_fingerprint(from_pretrained(copy, own_decoder, allow_base_mismatch=True).tokenizer) == found
+    record(None)  # as weights converted before it was recorded
+    from_pretrained(copy, own_decoder)
+
+
+def test_a_record_takes_the_fingerprint_of_the_tokenizer(decoder):
+    record = DecoderRecord.of(folders.build(decoder)[0].llama.config, "x", fingerprint="a" * 64, tokenizer="b" * 64)
+    assert (record.fingerprint, record.tokenizer) == ("a" * 64, "b" * 64)
+    written = json.loads(json.dumps(Manifest(record).to_dict()))
+    assert written["decoder"]["tokenizer"] == "b" * 64 and Manifest.from_dict(written).decoder == record
+
+
+def test_a_base_of_other_numbers_is_refused_with_what_counts_as_other(copy, decoder, no_decoder):
+    folders.change_json(copy / MANIFEST, lambda m: m["decoder"].update(fingerprint="0" * 64))
+    text = refusal(copy, llm=decoder)
+    assert "000000000000" in text and "a bfloat16 or quantised copy of the right one counts as another" in text
 
 
 def test_a_decoder_that_is_cut_short(weights, own_decoder):

@@ -50,6 +50,14 @@ def edited(family, target, edit):
     return target
 
 
+def reworded(folder, config):
+    """Another config in a folder whose manifest does not know of it."""
+    (folder / "config.json").write_text(json.dumps(config))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"].pop("config.json", None)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
 @both
 def test_convert_from_the_command_line(family, tmp_path, capsys):
     assert main([*arguments(family), "--output", str(tmp_path / "new")]) == 0
@@ -144,7 +152,7 @@ def test_the_encoder_of_the_other_family_is_refused(family, tmp_path, capsys):
         config["encoder"] = {"embedding_dim": 20, "trunks": {"vision": wrong}}
     else:
         config["encoder"] = {"kind": "clip", "embedding_dim": 20, **wrong}
-    (other / "config.json").write_text(json.dumps(config))
+    reworded(other, config)
     message = refused(arguments(family, encoder=other), tmp_path / "new", capsys)
     wanted = "a CLIP encoder (OpenAI's ViT-L-14.pt)" if family.name == V2 else "an ImageBind encoder"
     assert f"needs {wanted}" in message and "another was given with --encoder" in message
@@ -155,7 +163,7 @@ def test_an_encoder_of_another_width_is_refused(family, tmp_path, capsys):
     other = shutil.copytree(family.encoder, tmp_path / "other")
     config = json.loads((other / "config.json").read_text())
     config["encoder"]["embedding_dim"] += 1
-    (other / "config.json").write_text(json.dumps(config))
+    reworded(other, config)
     message = refused(arguments(family, encoder=other), tmp_path / "new", capsys)
     assert "does not fit the encoder and the base model given: connector.input_proj.weight" in message
 
@@ -239,3 +247,19 @@ def test_corrected_adapters_see_colours_in_their_order(family, tmp_path):
     for name, channels, empty in (("published", "bgr", True), ("corrected", "rgb", False)):
         config = json.loads((tmp_path / name / "config.json").read_text())
         assert (config["encoder"]["image"]["channels"], config["prompt"]["empty_input"]) == (channels, empty)
+
+
+@both
+def test_the_tokenizer_must_be_the_one_of_the_conversion(family, tmp_path):
+    """Two tokens that have changed places are garbage no size or weight tells of."""
+    weights = family.weights(first(family))
+    other = shutil.copytree(family.base, tmp_path / "other")
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    vocab = tokenizer["model"]["vocab"]
+    one, two = list(vocab)[-2:]
+    vocab[one], vocab[two] = vocab[two], vocab[one]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(CheckpointError, match="tokenizer"):
+        from_pretrained(weights, other)
+    assert from_pretrained(weights, other, allow_base_mismatch=True)
+    assert from_pretrained(weights, family.base)

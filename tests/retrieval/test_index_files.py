@@ -55,6 +55,17 @@ def test_save_and_load(vectors, names, tmp_path, monkeypatch, ids):
     assert os.listdir(tmp_path) == ["index.safetensors"]
 
 
+def test_paths_may_begin_at_home(vectors, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    index = FeatureIndex.build([(None, vectors)], "~/own")
+    index.save("~/saved")
+    index.to_faiss("~/knn.index")
+    assert sorted(os.listdir(tmp_path)) == ["knn.index", "own", "saved"]
+    opened = [FeatureIndex.open(f"~/{name}") for name in ("own", "saved", "knn.index")]
+    opened += [FeatureIndex.load("~/own"), FeatureIndex.from_faiss("~/knn.index")]
+    assert all(torch.equal(found.vectors(), vectors) for found in opened)
+
+
 def test_ids_that_are_no_unicode_come_back(vectors, tmp_path):
     ids = [os.fsdecode(b"\xff.jpg"), *["x"] * (N - 1)]
     FeatureIndex(vectors, ids).save(tmp_path / "index")
