@@ -53,6 +53,8 @@ def relative_error(actual, expected):
 
 @torch.no_grad()
 def test_every_stage_of_every_case_equals_the_original(folder, sizes, encoder):
+    if not (folder / "io.safetensors").exists():
+        pytest.skip(f"no recorded numbers in {folder}")
     recorded = load_file(folder / "io.safetensors")
     errors = {}
     for case, described in sizes["cases"].items():

@@ -18,7 +18,9 @@ MODALITY = {"image": "vision", "video": "vision", "text_long": "text"}
 @pytest.fixture(scope="module")
 def folders(golden):
     encoder, system = golden / "imagebind", golden / "imagebind_llm"
-    for path in (encoder / "imagebind_small.pth", system / "imagebind_point_extra.pth", system / "cases.json"):
+    needed = [encoder / "imagebind_small.pth", encoder / "io.safetensors"]
+    needed += [system / name for name in ("imagebind_point_extra.pth", "cases.json", "io.safetensors")]
+    for path in needed:
         if not path.exists():
             pytest.skip(f"no {path}")
     return encoder, system

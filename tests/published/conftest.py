@@ -13,8 +13,11 @@ import originals
 @pytest.fixture(scope="session")
 def family(golden, tmp_path_factory, request):
     """The originals' files of one family, `request.param`, converted by the project's own converters."""
-    if not (golden / request.param / "cases.json").exists():
-        pytest.skip(f"no {request.param} data in {golden}")
+    needed = ["cases.json", "io.safetensors", "llama/7B/params.json", "llama/tokenizer.model"]
+    needed += ["../imagebind/imagebind_small.pth"] if request.param == originals.IMAGEBIND_LLM else []
+    for name in needed:
+        if not (golden / request.param / name).exists():
+            pytest.skip(f"no {request.param}/{name} in {golden}")
     return originals.Family(golden, request.param, tmp_path_factory.mktemp(request.param))
 
 

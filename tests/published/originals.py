@@ -8,6 +8,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -138,6 +139,12 @@ class Family:
     def pipeline(self, name: str, faithful: bool = True) -> Pipeline:
         return Pipeline(self.checkpoint(name), faithful=faithful)
 
+    @functools.cached_property
+    def first(self) -> str:
+        """The first adapter, by what the cases call it, whose file the folder has."""
+        names = map(self.variant, self.cases)
+        return next((name for name in names if self.weights(name)), None) or pytest.skip(f"no adapter in {self.folder}")
+
     def variant(self, case: str) -> str:
         described = self.cases[case]
         return described["variant"] if "variant" in described else described["checkpoint"]
@@ -156,19 +163,24 @@ class Family:
             return tokens[rows] if max(rows) < len(tokens) else None
         media, batch = self.media(described["inputs"])
         if media is None:
-            features = self.recorded.get(f"out.{case}.features")
-            return features
+            return self.recorded.get(f"out.{case}.features")
         features = model.encode(media, batch)[0]
-        return blend(features, self.index, self.retrieval(described)) if described.get("knn") else features
+        if not described.get("knn"):
+            return features
+        return blend(features, self.index, self.retrieval(described)) if self.index else None
 
     def media(self, inputs: dict):
-        """The inputs of an ImageBind-LLM case as the model takes them, and how many questions they are."""
+        """The inputs of an ImageBind-LLM case as the model takes them, and how many questions they are.
+
+        (None, 0) where one is missing, or where two are of one modality and so cannot be one tensor.
+        """
         media, batch, available = {}, 1, self.modalities
         for name, entry in inputs.items():
             where, key, row = entry["where"]
             modality = Modality(MODALITIES.get(name, name.lower()))
-            tensors = load_file(self.golden / where / "io.safetensors") if (self.golden / where).exists() else {}
-            if modality not in available or key not in tensors:
+            recorded = self.golden / where / "io.safetensors"
+            tensors = load_file(recorded) if recorded.exists() else {}
+            if modality not in available or key not in tensors or modality in media:
                 return None, 0
             rows = entry.get("rows", [row])
             batch = max(batch, len(rows))
@@ -183,8 +195,9 @@ class Family:
         return json.loads((self.encoder / "config.json").read_text())["encoder"]["trunks"].keys()
 
     @functools.cached_property
-    def index(self) -> FeatureIndex:
-        return FeatureIndex.from_faiss(self.folder / "knn.index")
+    def index(self) -> FeatureIndex | None:
+        path = self.folder / "knn.index"
+        return FeatureIndex.from_faiss(path) if path.exists() else None
 
     def retrieval(self, described: dict) -> RetrievalOptions:
         names = {"cache_size": "neighbours", "cache_t": "sharpness", "cache_weight": "weight"}

@@ -19,7 +19,7 @@ PROMPTS = {
 def published(request, golden, tmp_path_factory):
     """The recorded cases of a family, its prompt config and its tokenizer."""
     folder = golden / request.param
-    if not (folder / "cases.json").is_file():
+    if not ((folder / "cases.json").is_file() and (folder / "llama" / "tokenizer.model").is_file()):
         pytest.skip(f"no {request.param} data in {golden}")
     converted = tmp_path_factory.mktemp(request.param)
     convert_tokenizer(folder / "llama" / "tokenizer.model", converted)

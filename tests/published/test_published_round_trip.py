@@ -26,6 +26,7 @@ def contents(path):
 @both
 def test_adapters_come_back_byte_for_byte(family, tmp_path):
     done = 0
+    assert family.first  # or the test is skipped
     for name in family.published or {described["checkpoint"] for described in family.cases.values()}:
         if family.weights(name) is not None:
             target = tmp_path / f"{name}.pth"
@@ -74,8 +75,7 @@ def test_the_table_covers_every_published_layout_both_ways(golden):
 @both
 def test_types_may_differ_within_a_file(family, tmp_path):
     """Gates of some layers in float16 and of others in float32: stacked here, they come back as they were."""
-    name = next(family.variant(case) for case in family.cases if family.weights(family.variant(case)))
-    content = torch.load(family.adapter_file(name), weights_only=True)
+    content = torch.load(family.adapter_file(family.first), weights_only=True)
     gates = [key for key in content["model"] if key.endswith("attention.gate")]
     content["model"][gates[-1]] = content["model"][gates[-1]].float() + 1e-5
     torch.save(content, tmp_path / "mixed.pth")

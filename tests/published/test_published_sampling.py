@@ -35,7 +35,7 @@ def test_recorded_distributions(golden, family):
     if not found:
         pytest.skip(f"no distributions recorded for {family}")
     for key, match in found:
-        logits = recorded[f"out.{match['variant']}.greedy.logits"][:, 0]
+        logits = recorded[f"out.{match['variant']}.greedy.logits"][:1, 0]
         temperature, top_p = float(match["temperature"]), float(match["top_p"])
         options = GenerationOptions(max_new_tokens=1, temperature=temperature, top_p=top_p)
         probabilities, _ = drawn_from(logits, options)
