@@ -105,7 +105,8 @@ def shard_files(folder: Path, whole: str, index: str) -> dict[Path, list[str]]:
 def fingerprint(folder: str | Path) -> str:
     """What a language model is, however it is cut into files, whatever they are called and how its numbers are stored.
 
-    The SHA-256 of every tensor's name and shape and of some of its numbers, as float16. Only those are read, so
+    The SHA-256 of every tensor's name and shape, of some of its numbers, as float16, and of what its config says of
+    positions and of the norms' epsilon. Only those are read, so
     that 13 GB take no longer than a file. A copy in float16 or float32 is the same model; one that was rounded to
     bfloat16 or quantised has other numbers and counts as another. Weights that were trained further differ everywhere;
     a single number that was changed on purpose is not noticed. Raises CheckpointError for a folder without whole
@@ -117,10 +118,22 @@ def fingerprint(folder: str | Path) -> str:
             entries[name] = repr(shape).encode() + numbers.numpy().tobytes()
     if entries.get(HEAD) == entries.get(EMBEDDINGS):  # a model that uses one for both may store it twice
         entries.pop(HEAD, None)
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(_settings(Path(folder)))
     for name in sorted(entries):
         digest.update(name.encode() + b"\0" + entries[name])
     return digest.hexdigest()
+
+
+def _settings(folder: Path) -> bytes:
+    """What changes a model's answers and leaves no trace in its tensors, however old the config is."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return b""  # whoever loads the model will say so
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    theta = rope.get("rope_theta") or config.get("rope_theta") or 10000.0
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    return repr((config.get("rms_norm_eps"), float(theta), kind, rope.get("factor"))).encode()
 
 
 def _samples(folder: Path) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:

@@ -37,7 +37,10 @@ def find_folder(source: str | Path, what: str, needed: tuple[str, ...], wanted: 
     folder = Path(source).expanduser()
     if not folder.is_dir():
         if folder.exists():
-            raise CheckpointError(f"{what}: {folder} is a file; give the folder it is in, or a hub id")
+            raise CheckpointError(
+                f"{what}: {folder} is a file; give a folder, or make one of a published file: "
+                f"python -m adapter_llm convert {folder} --output FOLDER"
+            )
         if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(source)):
             raise CheckpointError(f"there is no {what} folder {folder}; give a folder, or a hub id such as owner/name")
         from huggingface_hub import snapshot_download

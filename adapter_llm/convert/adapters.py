@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +19,16 @@ from ..shards import fingerprint
 from ..sources import ADAPTER, CONFIG, ENCODER, KEPT, MANIFEST, as_json, check_files, record_of
 from ..tensorfiles import TensorFile, TensorSpec, open_tensors
 from ..words import listed
-from .checks import BaseSizes, check_base, check_config, check_shapes, find_base, tokenizer_of
+from .checks import (
+    BaseSizes,
+    check_base,
+    check_config,
+    check_shapes,
+    find_base,
+    plain,
+    refuse_safetensors,
+    tokenizer_of,
+)
 from .encoders import EncoderPlan, plan_encoder
 from .errors import ConversionError
 from .folder import OutputFolder, job_of, output_file, output_folder
@@ -114,6 +122,7 @@ class AdapterEncoder:
 
 def export_adapter(folder: Path, output: Path) -> None:
     """Write the published file that a weights folder was converted from, with the tensors the folder has now."""
+    refuse_safetensors(output)
     config, manifest = AdapterLLMConfig.load(folder / CONFIG), Manifest.load(folder / MANIFEST)
     origin = manifest.origin
     if origin is None or origin.family not in TITLES:
@@ -204,15 +213,3 @@ def origin_of(
     dtypes = {n: str(stored[n]).removeprefix("torch.") for n, spec in back.items() if spec.dtype != stored[n]}
     record = record_of(file.path)
     return Origin(layout.family, file.path.name, record, layout.layers, file.wrapper, plain(file.extra), dtypes)
-
-
-def plain(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """What a manifest can hold of what stood beside the tensors; an optimiser's state, for one, it cannot."""
-    kept = {}
-    for name, value in extra.items():
-        try:
-            if json.loads(json.dumps(value)) == value:
-                kept[name] = value
-        except (TypeError, ValueError):
-            continue
-    return kept

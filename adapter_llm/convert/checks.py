@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,10 +14,11 @@ from ..adapter import AdapterTokens
 from ..config import AdapterLLMConfig
 from ..connector import build_connector
 from ..decoder import tokenizer_fingerprint
+from ..identify import identify
 from ..lora import change_shapes
 from ..sources import CONFIG, DECODER_PREFIX, find_language_model
 from ..tensorfiles import TensorFile, TensorSpec
-from ..words import one_line
+from ..words import listed, one_line
 from .errors import ConversionError
 from .keys import AdapterLayout
 from .relations import wrong_shapes
@@ -65,7 +67,7 @@ def check_config(source: Path, layout: AdapterLayout, file: TensorFile) -> None:
 
 
 def check_base(source: Path, layout: AdapterLayout, base: Path, config: BaseSizes) -> None:
-    """Raise ConversionError if the base is of another size than the adapter's."""
+    """Raise ConversionError if the base is of another size than the adapter's, or not whole."""
     wanted = (layout.hidden_size, layout.layers, layout.heads)
     found = (config.hidden_size, config.num_hidden_layers, config.num_attention_heads)
     if found != wanted:
@@ -74,6 +76,9 @@ def check_base(source: Path, layout: AdapterLayout, base: Path, config: BaseSize
             f"{source} was trained for a LLaMA with {words.format(*wanted)}, and {base} has {words.format(*found)}; "
             "give the base model it was trained for with --llm"
         )
+    whole = identify(base)
+    if problems := [*whole.problems, *(f"no {n}" for n in whole.missing), *(f"unknown {n}" for n in whole.unexpected)]:
+        raise ConversionError(f"{base} is not a whole language model: {listed(problems)}; get it again")
 
 
 def check_shapes(
@@ -117,3 +122,21 @@ def tokenizer_of(base: Path) -> str | None:
     words = [value.get("content") if isinstance(value, dict) else value for value in named]
     known = tokenizer.get_vocab()
     return tokenizer_fingerprint(tokenizer) if all(w in known for w in words if isinstance(w, str)) else None
+
+
+def plain(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest can hold of what stood beside the tensors; an optimiser's state, for one, it cannot."""
+    kept = {}
+    for name, value in extra.items():
+        try:
+            if json.loads(json.dumps(value)) == value:
+                kept[name] = value
+        except (TypeError, ValueError):
+            continue
+    return kept
+
+
+def refuse_safetensors(output: Path) -> None:
+    """Raise ConversionError for a name that says what the file will not be."""
+    if Path(output).suffix == ".safetensors":
+        raise ConversionError(f"{output}: published files are torch's .pth; give the --output such a name")

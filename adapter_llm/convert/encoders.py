@@ -22,6 +22,7 @@ from imagebind_encoder.convert import (
     to_official,
 )
 from imagebind_encoder.modeling import ImageBindEncoder
+from imagebind_encoder.schema import ConfigError
 
 from ..config import AdapterLLMConfig, ClipConfig
 from ..manifest import Manifest, Origin
@@ -29,6 +30,7 @@ from ..sources import CONFIG, ENCODER, KEPT, MANIFEST, as_json, check_files, rec
 from ..tensorfiles import TensorFile, TensorSpec, open_tensors
 from ..tensorfiles.writing import Read
 from ..words import listed, one_line
+from .checks import plain, refuse_safetensors
 from .errors import ConversionError
 from .folder import job_of, output_file, output_folder
 from .relations import (
@@ -90,7 +92,13 @@ def convert_encoder(source: Path, output: Path, **sizes: Any) -> None:
         folder.write(CONFIG, as_json(AdapterLLMConfig(plan.config).to_dict()))
         manifest = Manifest(
             files={name: record_of(folder.path / name) for name in folder.names()},
-            origin=Origin(plan.family, source.name, record_of(plan.file.path), wrapper=plan.file.wrapper),
+            origin=Origin(
+                plan.family,
+                source.name,
+                record_of(plan.file.path),
+                wrapper=plan.file.wrapper,
+                extra=plain(plan.file.extra),
+            ),
             licence="of the published file: see weights/README.md",
         )
         folder.write(MANIFEST, as_json(manifest.to_dict()))
@@ -99,10 +107,16 @@ def convert_encoder(source: Path, output: Path, **sizes: Any) -> None:
 def plan_encoder(source: Path, **sizes: Any) -> EncoderPlan:
     """Read names and shapes of a published encoder. Raises ConversionError for what is not the whole of one."""
     file = open_tensors(clip_weights(source))
-    if any(name.startswith((CLIP_PREFIX, *HUGGING_FACE)) for name in file.specs):
-        plan = clip_plan(file, {**_stated_sizes(source), **sizes})
-    else:
-        plan = imagebind_plan(file, sizes)
+    try:
+        if any(name.startswith((CLIP_PREFIX, *HUGGING_FACE)) for name in file.specs):
+            plan = clip_plan(file, {**_stated_sizes(source), **sizes})
+        else:
+            plan = imagebind_plan(file, sizes)
+    except ConfigError as error:
+        raise ConversionError(
+            f"{file.path} is not of the published sizes ({error}); give its heads from Python: "
+            "adapter_llm.convert.convert(source, output, heads=...)"
+        ) from error
     with torch.device("meta"):
         expected = _build(plan.config).state_dict()
     if problems := wrong_shapes({name: tuple(tensor.shape) for name, tensor in expected.items()}, plan.specs):
@@ -120,6 +134,7 @@ def _build(config: EncoderConfig | ClipConfig) -> nn.Module:
 
 def export_encoder(folder: Path, output: Path) -> None:
     """Write the tensors of the published file that an encoder folder was converted from, under their names there."""
+    refuse_safetensors(output)
     config, manifest = AdapterLLMConfig.load(folder / CONFIG).encoder, Manifest.load(folder / MANIFEST)
     check_files(folder, manifest)
     file, origin = open_tensors(folder / ENCODER), manifest.origin

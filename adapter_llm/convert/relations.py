@@ -95,7 +95,12 @@ def convert_specs(
     for relation in relations:
         sources, targets = (relation.ours, relation.theirs) if back else (relation.theirs, relation.ours)
         change = relation.operation.backward if back else relation.operation.forward
-        for name, tensor in zip(targets, change([specs[name].empty() for name in sources]), strict=True):
+        try:
+            made = list(change([specs[name].empty() for name in sources]))
+        except RuntimeError as error:  # torch's, of shapes that do not go together
+            shapes = listed([f"{name} {specs[name].shape}" for name in sources])
+            raise ConversionError(f"{shapes} cannot be what it is called; get the file again") from error
+        for name, tensor in zip(targets, made, strict=True):
             result[name] = TensorSpec.of(tensor)
     return result
 

@@ -1,5 +1,6 @@
 """What makes two folders the same language model, and what makes them different ones."""
 
+import json
 import shutil
 import time
 
@@ -36,9 +37,27 @@ def test_files_and_types_make_no_difference(folder, sharded, copy, tmp_path):
     torch.save(load_file(copy / WHOLE), copy / "pytorch_model.bin")
     (copy / WHOLE).unlink()
     assert fingerprint(copy) == expected
-    for path in (*copy.glob("*token*"), copy / "config.json"):
+    for path in copy.glob("*token*"):
         path.unlink()
     assert fingerprint(copy) == expected
+
+
+@pytest.mark.parametrize("change", [
+    {"rms_norm_eps": 3e-4}, {"rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}},
+    {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "linear", "factor": 2.0}},
+])  # fmt: skip
+def test_positions_and_epsilon_count_though_no_tensor_tells_of_them(copy, change):
+    config = json.loads((copy / "config.json").read_text())
+    before = fingerprint(copy)
+    (copy / "config.json").write_text(json.dumps({**config, **change}))
+    assert fingerprint(copy) != before
+
+
+def test_older_configs_say_the_same_in_other_words(copy):
+    config = json.loads((copy / "config.json").read_text())
+    before, rope = fingerprint(copy), config.pop("rope_parameters")
+    (copy / "config.json").write_text(json.dumps({**config, "rope_theta": rope["rope_theta"], "rope_scaling": None}))
+    assert fingerprint(copy) == before
 
 
 def test_what_counts_as_a_copy(folder, tmp_path):
