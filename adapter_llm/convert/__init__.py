@@ -82,10 +82,9 @@ def convert(source: Path, output: Path, **options: Any) -> None:
 
         from_gguf(source, output)
     else:
-        from ..retrieval import FeatureIndex
+        from .indexes import convert_index
 
-        _refuse_existing(output)
-        FeatureIndex.from_faiss(source).save(output)
+        convert_index(source, output)
 
 
 def convert_back(source: Path, output: Path) -> None:

@@ -137,6 +137,12 @@ class OutputFile:
         """See `OutputFolder.pth`."""
         self.folder.pth(self.path.name, specs, read, wrapper, extra)
 
+    def tensors(
+        self, specs: Mapping[str, TensorSpec], read: Read, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """See `OutputFolder.tensors`."""
+        self.folder.tensors(self.path.name, specs, read, metadata)
+
 
 @contextlib.contextmanager
 def output_folder(output: Path, job: str, total_bytes: int, progress: bool = True) -> Iterator[OutputFolder]:

@@ -151,11 +151,13 @@ def test_an_index_never_replaces_a_file(golden, tmp_path, capsys):
     if not source.exists():
         pytest.skip(f"no {source}")
     (tmp_path / "mine").write_text("a thesis")
-    assert "is there already" in refused(["convert", str(source)], tmp_path / "mine", capsys)
+    assert str(tmp_path / "mine") in refused(["convert", str(source)], tmp_path / "mine", capsys)
     assert (tmp_path / "mine").read_text() == "a thesis"
     assert main(["convert", str(source), "--output", str(tmp_path / "deep" / "index")]) == 0
     assert main(["convert", str(tmp_path / "deep" / "index"), "--back", "--output", str(tmp_path / "knn.index")]) == 0
     assert (tmp_path / "knn.index").read_bytes() == source.read_bytes()
+    again = ["convert", str(tmp_path / "deep" / "index"), "--back", "--output", str(tmp_path / "knn.index")]
+    assert main(again) == 1 and "is there already" in capsys.readouterr().err
 
 
 @both
