@@ -37,6 +37,18 @@ def seconds_per_token(llama, kwargs, prompt, tokens):
     return statistics.median(times)
 
 
+def interleaved(candidates, prompt, tokens, rounds):
+    """Seconds a token of each (decoder, keyword arguments), round by round, in turns of alternating order."""
+    times = {name: [] for name in candidates}
+    for number in range(-1, rounds):  # the first round warms up and is not counted
+        turns = list(candidates.items())
+        for name, (llama, kwargs) in turns if number % 2 else turns[::-1]:
+            elapsed = seconds_per_token(llama, kwargs, prompt, tokens)
+            if number >= 0:
+                times[name].append(elapsed)
+    return times
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--llm", required=True, metavar="DIR", help="a Hugging Face folder of a LLaMA-family model")
@@ -66,13 +78,7 @@ def main() -> int:
     prompt = torch.randint(10, sizes.vocab_size, (1, arguments.prompt))
     candidates = {"without adapter": (plain, {}), "with adapter": (adapted, state.as_kwargs())}
 
-    times = {name: [] for name in candidates}
-    for number in range(-1, arguments.rounds):  # the first round warms up and is not counted
-        turns = list(candidates.items())
-        for name, (llama, kwargs) in turns if number % 2 else turns[::-1]:
-            elapsed = seconds_per_token(llama, kwargs, prompt, arguments.tokens)
-            if number >= 0:
-                times[name].append(elapsed)
+    times = interleaved(candidates, prompt, arguments.tokens, arguments.rounds)
     without, with_adapter = times.values()
     ratios = sorted(slow / fast for fast, slow in zip(without, with_adapter))
     ratio = statistics.median(ratios)

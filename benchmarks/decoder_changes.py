@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
-from adapter_overhead import seconds_per_token
+from adapter_overhead import interleaved
 from big_model import write_changes, write_model
 from safetensors.torch import load_file
 
@@ -66,13 +66,7 @@ def main() -> int:
             loaded["changed, not merged"] = load_decoder(folder, dtype, **options, merge=False)
         decoders = {name: prepared(llama, tokens, query_tokens) for name, (llama, _) in loaded.items()}
         prompt = torch.randint(10, SIZES["vocab_size"], (1, arguments.prompt))
-        times = {name: [] for name in decoders}
-        for number in range(-1, arguments.rounds):  # the first round warms up and is not counted
-            turns = list(decoders.items())
-            for name, (llama, kwargs) in turns if number % 2 else turns[::-1]:
-                elapsed = seconds_per_token(llama, kwargs, prompt, arguments.tokens)
-                if number >= 0:
-                    times[name].append(elapsed)
+        times = interleaved(decoders, prompt, arguments.tokens, arguments.rounds)
 
     print(f"{arguments.dtype}, {torch.get_num_threads()} threads, rank {arguments.rank}, {arguments.rounds} rounds")
     print(f"{'':20}{'ms/token':>9}{'tokens/s':>10}{'ratio':>8}{'middle half of the rounds':>28}")
