@@ -29,7 +29,7 @@ def build_parser() -> cli.Parser:
     convert.add_argument("--tokenizer", type=Path, help="of a LLaMA: its tokenizer.model, if it lies elsewhere")
     convert.add_argument("--connector-heads", type=cli.number(1, whole=True), help="of a V2 adapter; default: 16")
     convert.add_argument(
-        "--corrected", action="store_true", help="of an adapter trained without the originals' slips: R,G,B pictures"
+        "--corrected", action="store_true", help="of a V2 adapter trained without its slips: pictures are R,G,B"
     )
     convert.add_argument("--back", action="store_true", help="write the published file that a folder came from")
     convert.set_defaults(run=convert_weights)

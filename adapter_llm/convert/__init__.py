@@ -103,17 +103,8 @@ def convert_back(source: Path, output: Path) -> None:
 
         to_meta(source, output)
     elif found.family == INDEX:
-        from ..retrieval import FeatureIndex
+        from .indexes import export_index
 
-        _refuse_existing(output)
-        FeatureIndex.load(source).to_faiss(output)
+        export_index(source, output)
     else:
         raise ConversionError(f"{source} is no folder of ours but {found.title}: there is nothing to convert back")
-
-
-def _refuse_existing(output: Path) -> None:
-    """Raise ConversionError rather than replace a file; its folder is made."""
-    output = Path(output).expanduser()
-    if output.exists():
-        raise ConversionError(f"{output} is there already; give another --output, or remove it first")
-    output.parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ from .checks import (
     refuse_safetensors,
     tokenizer_of,
 )
-from .encoders import EncoderPlan, plan_encoder
+from .encoders import LICENCE, EncoderPlan, plan_encoder, with_kept
 from .errors import ConversionError
 from .folder import OutputFolder, job_of, output_file, output_folder
 from .keys import IMAGEBIND_LLM, V2, AdapterLayout
@@ -37,7 +37,6 @@ from .relations import Relation, check_complete, convert_specs, reader
 
 PUBLISHED_HEADS = 16  # of V2's visual blocks; head counts leave no trace in shapes
 TITLES = {V2: "LLaMA-Adapter V2", IMAGEBIND_LLM: "ImageBind-LLM"}
-LICENCE = "of the published file: see weights/README.md"
 
 
 def convert_adapter(
@@ -129,7 +128,6 @@ def export_adapter(folder: Path, output: Path) -> None:
         raise ConversionError(f"{folder} does not come from a published adapter file: there is no layout to go back to")
     check_files(folder, manifest)
     ours = open_tensors(folder / ADAPTER)
-    kept = open_tensors(folder / KEPT) if (folder / KEPT).is_file() else None
     if config.adapter.layer_scale:
         raise ConversionError(f"{folder} has a layer scale, for which the published layout has no place")
     layout = layout_of(config, manifest)
@@ -137,14 +135,15 @@ def export_adapter(folder: Path, output: Path) -> None:
     known = {name for relation in relations for name in relation.ours}
     if odd := sorted(known ^ set(ours.specs)):
         raise ConversionError(f"{folder / ADAPTER} does not fit config.json: {listed(odd)}; convert it again")
-    specs = convert_specs(relations, ours.specs, back=True) | (dict(kept.specs) if kept else {})
+    specs = convert_specs(relations, ours.specs, back=True)
     specs |= {n: TensorSpec(specs[n].shape, getattr(torch, dtype)) for n, dtype in origin.dtypes.items()}
     make = reader(relations, ours.read, back=True, blocks=ours.blocks)
 
-    def read(name: str) -> Tensor | Iterable[Tensor]:
-        tensor = kept.read(name) if kept and name in kept.specs else make(name)
+    def as_it_was(name: str) -> Tensor | Iterable[Tensor]:
+        tensor = make(name)
         return tensor.to(specs[name].dtype) if isinstance(tensor, Tensor) else tensor
 
+    specs, read = with_kept(folder, specs, as_it_was)
     with output_file(output, job_of(folder), sum(spec.nbytes for spec in specs.values())) as file:
         file.pth(specs, read, origin.wrapper, origin.extra)
 

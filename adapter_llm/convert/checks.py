@@ -53,8 +53,7 @@ def find_base(llm: str | Path) -> tuple[Path, BaseSizes]:
 def check_config(source: Path, layout: AdapterLayout, file: TensorFile) -> None:
     """Raise ConversionError for a file that has lost whole groups of tensors: by names alone it looks complete."""
     stated = file.extra.get("config")
-    with_lora = isinstance(stated, Mapping) and stated.get("w_lora")
-    if isinstance(stated, Mapping) and bool(with_lora) != bool(layout.lora_rank) and "w_lora" in stated:
+    if isinstance(stated, Mapping) and "w_lora" in stated and bool(stated["w_lora"]) != bool(layout.lora_rank):
         raise ConversionError(
             f"{source} says w_lora {stated['w_lora']} of itself and has {'' if layout.lora_rank else 'no '}LoRA; "
             "get the file again"

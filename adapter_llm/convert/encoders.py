@@ -17,6 +17,7 @@ from imagebind_encoder.config import EncoderConfig, ImageConfig
 from imagebind_encoder.convert import (
     TEXT_MASK,
     KeyMismatchError,
+    causal_mask,
     config_from_official,
     from_official,
     to_official,
@@ -29,7 +30,7 @@ from ..manifest import Manifest, Origin
 from ..sources import CONFIG, ENCODER, KEPT, MANIFEST, as_json, check_files, record_of
 from ..tensorfiles import TensorFile, TensorSpec, open_tensors
 from ..tensorfiles.writing import Read
-from ..words import listed, one_line
+from ..words import one_line
 from .checks import plain, refuse_safetensors
 from .errors import ConversionError
 from .folder import job_of, output_file, output_folder
@@ -40,12 +41,14 @@ from .relations import (
     Relation,
     check_complete,
     convert_specs,
+    mismatch,
     reader,
     wrong_shapes,
 )
 
 IMAGEBIND, CLIP, CLIP_HF = "imagebind", "clip", "clip-hf"
 CLIP_HEAD_SIZE = 64  # of every published CLIP: its head count leaves no trace in shapes
+LICENCE = "of the published file: see weights/README.md"
 _LEAVES = ("weight", "bias")
 
 CLIP_BLOCK = {
@@ -84,11 +87,12 @@ def convert_encoder(source: Path, output: Path, **sizes: Any) -> None:
     of CLIP its `heads`. Raises ConversionError or TensorFileError.
     """
     plan = plan_encoder(source, **sizes)
-    total = sum(spec.nbytes for spec in plan.specs.values())
+    kept = {name: plan.file.specs[name] for name in plan.kept}
+    total = sum(spec.nbytes for spec in (*plan.specs.values(), *kept.values()))
     with output_folder(output, job_of(source, **sizes), total) as folder:
         folder.tensors(ENCODER, plan.specs, plan.read)
-        if plan.kept:
-            folder.tensors(KEPT, {name: plan.file.specs[name] for name in plan.kept}, plan.file.blocks)
+        if kept:
+            folder.tensors(KEPT, kept, plan.file.blocks)
         folder.write(CONFIG, as_json(AdapterLLMConfig(plan.config).to_dict()))
         manifest = Manifest(
             files={name: record_of(folder.path / name) for name in folder.names()},
@@ -99,7 +103,7 @@ def convert_encoder(source: Path, output: Path, **sizes: Any) -> None:
                 wrapper=plan.file.wrapper,
                 extra=plain(plan.file.extra),
             ),
-            licence="of the published file: see weights/README.md",
+            licence=LICENCE,
         )
         folder.write(MANIFEST, as_json(manifest.to_dict()))
 
@@ -138,20 +142,23 @@ def export_encoder(folder: Path, output: Path) -> None:
     config, manifest = AdapterLLMConfig.load(folder / CONFIG).encoder, Manifest.load(folder / MANIFEST)
     check_files(folder, manifest)
     file, origin = open_tensors(folder / ENCODER), manifest.origin
-    kept = open_tensors(folder / KEPT) if (folder / KEPT).is_file() else None
     if isinstance(config, ClipConfig):
         relations = clip_relations(config.depth, origin is not None and origin.family == CLIP_HF)
         specs = convert_specs(relations, file.specs, back=True)
         make = reader(relations, file.read, back=True, blocks=file.blocks)
     else:
         specs, make = official_plan(file)
-    specs |= kept.specs if kept else {}
-
-    def read(name: str) -> Tensor | Iterable[Tensor]:
-        return kept.blocks(name) if kept and name in kept.specs else make(name)
-
+    specs, read = with_kept(folder, specs, make)
     with output_file(output, job_of(folder), sum(spec.nbytes for spec in specs.values())) as target:
         target.pth(specs, read, origin.wrapper if origin else None, origin.extra if origin else None)
+
+
+def with_kept(folder: Path, specs: Mapping[str, TensorSpec], read: Read) -> tuple[dict[str, TensorSpec], Read]:
+    """Tensors of a published file, and those of it that were only kept, if there are any."""
+    if not (folder / KEPT).is_file():
+        return dict(specs), read
+    kept = open_tensors(folder / KEPT)
+    return {**specs, **kept.specs}, lambda name: kept.blocks(name) if name in kept.specs else read(name)
 
 
 def _stated_sizes(source: Path) -> dict[str, Any]:
@@ -182,8 +189,7 @@ def imagebind_plan(file: TensorFile, sizes: Mapping[str, Any]) -> EncoderPlan:
         config = config_from_official(official, **sizes)
         ours = from_official(official)
     except KeyMismatchError as error:
-        lists = (("lacks", error.missing), ("has the unknown", error.unexpected))
-        problems = " and ".join(f"{what} {listed(names)}" for what, names in lists if names)
+        problems = mismatch(error.missing, error.unexpected)
         raise ConversionError(f"{file.path} {problems}; get it again, or give an ImageBind file") from error
     names = {id(tensor): name for name, tensor in official.items()}  # tensors are passed on as they are
     sources = {name: names[id(tensor)] for name, tensor in ours.items()}
@@ -199,8 +205,8 @@ def official_plan(file: TensorFile) -> tuple[dict[str, TensorSpec], Read]:
 
     def read(name: str) -> Tensor | Iterable[Tensor]:
         if name in made:  # the causal mask, which is in no file of ours
-            spec = TensorSpec.of(official[name])
-            return torch.full(spec.shape, -math.inf, dtype=spec.dtype).triu(1)
+            mask = official[name]
+            return causal_mask(len(mask), torch.empty(0, dtype=mask.dtype))
         return file.blocks(names[id(official[name])])
 
     return {name: TensorSpec.of(tensor) for name, tensor in official.items()}, read

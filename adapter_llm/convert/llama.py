@@ -11,8 +11,10 @@ from pathlib import Path
 from torch import Tensor
 
 from ..fetch import FetchError, convert_gguf
+from ..shards import INDEX, WHOLE, shard_files
 from ..sources import as_json
 from ..tensorfiles import TensorFile, TensorSpec, open_tensors
+from ..words import listed
 from .errors import ConversionError
 from .folder import OutputFolder, job_of, output_folder, refuse_inside
 from .meta_folder import PARAMS, TOKENIZER, MetaFolder, open_meta, shard_name
@@ -20,7 +22,6 @@ from .meta_layout import COLUMNS, ROWS, Params, Weight, weights
 from .relations import to_pairs
 from .tokenizer import convert_tokenizer
 
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LARGEST_FILE = 2 * 10**9  # bytes
 ORIGIN, TABLES = "meta.json", "meta.safetensors"  # what the way back needs; transformers looks at neither
 FORMAT = 1  # of meta.json
@@ -58,7 +59,7 @@ def from_meta(source: Path, output: Path, tokenizer: Path | None = None, *, prog
 def to_meta(source: Path, output: Path, *, progress: bool = True) -> None:
     """Write the files that `from_meta` made a folder of, with the tensors that the folder has now.
 
-    Raises ConversionError or TensorFileError.
+    Raises ConversionError, TensorFileError or CheckpointError.
     """
     source = Path(source).expanduser()
     refuse_inside(output, source)
@@ -166,22 +167,16 @@ def _write_configs(folder: Path, model: MetaFolder) -> None:
 
 def _model_files(folder: Path) -> dict[str, TensorFile]:
     """The file of each tensor of a Hugging Face folder."""
-    names = [WHOLE]
-    if not (folder / WHOLE).is_file():
-        try:
-            names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise ConversionError(
-                f"{folder} has neither {WHOLE} nor a readable {INDEX}; convert the original again"
-            ) from error
-    opened = [open_tensors(folder / name) for name in names]
-    return {name: file for file in opened for name in file.specs}
+    paths = shard_files(folder, WHOLE, INDEX)
+    if not paths:
+        raise ConversionError(f"{folder} has neither {WHOLE} nor a readable {INDEX}; convert the original again")
+    return {name: file for file in map(open_tensors, paths) for name in file.specs}
 
 
 def _check_complete(folder: Path, files: dict[str, TensorFile], table: list[Weight]) -> None:
     if differing := sorted({weight.ours for weight in table} ^ set(files)):
         raise ConversionError(
-            f"{folder} does not hold the tensors its {ORIGIN} speaks of ({', '.join(differing[:8])}); "
+            f"{folder} does not hold the tensors its {ORIGIN} speaks of ({listed(differing)}); "
             "convert the original again"
         )
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..tensorfiles import TensorFile, TensorSpec, open_tensors
+from ..words import listed
 from .errors import ConversionError
 from .meta_layout import (
     COLUMNS,
@@ -21,7 +22,6 @@ from .meta_layout import (
     check_names,
     expected_shapes,
     is_table,
-    listed,
     weights,
 )
 from .relations import to_halves

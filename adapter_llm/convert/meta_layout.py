@@ -14,6 +14,7 @@ from typing import Any
 
 from ..tensorfiles import TensorSpec
 from .errors import ConversionError
+from .relations import mismatch
 
 ROWS, COLUMNS, WHOLE = "rows", "columns", "whole"  # what a shard has of a matrix
 TOKENS = "tok_embeddings.weight"  # LLaMA 1 and 2 divide it by columns, LLaMA 3 by rows
@@ -165,19 +166,10 @@ def is_table(name: str) -> bool:
     return TABLE in name
 
 
-def listed(names: list[str], shown: int = 8) -> str:
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
-
-
 def check_names(path: object, present: Mapping[str, TensorSpec], params: Params) -> None:
     """Raise ConversionError listing what a file lacks, or has and should not."""
     names, wanted = {name for name in present if not is_table(name)}, {weight.theirs for weight in weights(params)}
-    problems = [
-        f"{what} {listed(sorted(found))}"
-        for what, found in (("lacks", wanted - names), ("has the unknown", names - wanted))
-        if found
-    ]
-    if problems:
+    if problems := mismatch(wanted - names, names - wanted):
         raise ConversionError(
-            f"{path} {' and '.join(problems)}; it is no shard of a LLaMA of {params.n_layers} layers: get it again"
+            f"{path} {problems}; it is no shard of a LLaMA of {params.n_layers} layers: get it again"
         )

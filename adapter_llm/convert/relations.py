@@ -74,17 +74,18 @@ def by_layer(query_len: int) -> Operation:
     )
 
 
+def mismatch(missing: Iterable[str], unknown: Iterable[str]) -> str:
+    """What a file lacks, and has and should not, in words; empty if all is right."""
+    lists = (("lacks", sorted(missing)), ("has the unknown", sorted(unknown)))
+    return " and ".join(f"{what} {listed(names)}" for what, names in lists if names)
+
+
 def check_complete(path: object, relations: Iterable[Relation], present: Iterable[str]) -> None:
     """Raise ConversionError listing the names of a published file that are missing or that the table does not know."""
     present = set(present)
     expected = {name for relation in relations for name in relation.theirs}
-    problems = [
-        f"{what} {listed(names)}"
-        for what, names in (("lacks", sorted(expected - present)), ("has the unknown", sorted(present - expected)))
-        if names
-    ]
-    if problems:
-        raise ConversionError(f"{path} {' and '.join(problems)}; get the file again, or give one of a known layout")
+    if problems := mismatch(expected - present, present - expected):
+        raise ConversionError(f"{path} {problems}; get the file again, or give one of a known layout")
 
 
 def convert_specs(
