@@ -7,14 +7,20 @@ brings in what it needs when it is first used.
 from importlib import import_module
 
 _HOME = {
+    "AudioConfig": "config",
     "ConfigError": "config",
+    "DepthConfig": "config",
     "EncoderConfig": "config",
     "ImageConfig": "config",
+    "ImuConfig": "config",
     "Modality": "config",
     "PatchStemConfig": "config",
     "PointStemConfig": "config",
+    "TextConfig": "config",
     "TextStemConfig": "config",
+    "ThermalConfig": "config",
     "TrunkConfig": "config",
+    "VideoConfig": "config",
     "EncoderStages": "modeling",
     "ImageBindEncoder": "modeling",
     "KeyMismatchError": "convert",

@@ -5,50 +5,46 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
+from .inputs import (
+    AudioConfig,
+    DepthConfig,
+    ImageConfig,
+    ImuConfig,
+    TextConfig,
+    ThermalConfig,
+    VideoConfig,
+)
 from .modalities import FACTS, Modality, PatchStemConfig, PointStemConfig, StemConfig, TextStemConfig
 from .schema import ConfigError, as_arguments, as_plain, is_number, require_positive
 
 __all__ = [
     "FACTS",
+    "INPUTS",
+    "AudioConfig",
     "ConfigError",
+    "DepthConfig",
     "EncoderConfig",
     "ImageConfig",
+    "ImuConfig",
     "Modality",
     "PatchStemConfig",
     "PointStemConfig",
+    "TextConfig",
     "TextStemConfig",
+    "ThermalConfig",
     "TrunkConfig",
+    "VideoConfig",
 ]
 
-
-@dataclass(frozen=True)
-class ImageConfig:
-    """How a picture becomes a (3, size, size) tensor."""
-
-    size: int = 224  # pixels
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # of RGB in [0, 1]
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
-    crop: str = "center"  # "center": shorter side to size, cut the middle; "squash": keep everything
-    orient: bool = True  # turn the picture as its EXIF tag says; the original ignores the tag (False)
-    channels: str = "rgb"  # order in the tensor; mean and std are in the same order. "bgr": LLaMA-Adapter V2
-    convert: str = "first"  # to RGB, before resizing; "last": after the crop, as CLIP does (palettes, alpha differ)
-
-    def __post_init__(self) -> None:
-        require_positive(self, "size")
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            if not isinstance(values, tuple) or len(values) != 3 or not all(is_number(value) for value in values):
-                raise ConfigError(f"ImageConfig.{name} needs three numbers, one a channel, not {values!r}")
-        if min(self.std) <= 0:
-            raise ConfigError(f"ImageConfig.std must be positive, not {self.std!r}")
-        if self.crop not in ("center", "squash"):
-            raise ConfigError(f"ImageConfig.crop must be 'center' or 'squash', not {self.crop!r}")
-        if self.channels not in ("rgb", "bgr"):
-            raise ConfigError(f"ImageConfig.channels must be 'rgb' or 'bgr', not {self.channels!r}")
-        if self.convert not in ("first", "last"):
-            raise ConfigError(f"ImageConfig.convert must be 'first' or 'last', not {self.convert!r}")
-        if not isinstance(self.orient, bool):
-            raise ConfigError(f"ImageConfig.orient must be true or false, not {self.orient!r}")
+INPUTS = {  # how each kind of file becomes a tensor, by its field of EncoderConfig
+    "image": ImageConfig,
+    "video": VideoConfig,
+    "audio": AudioConfig,
+    "text": TextConfig,
+    "depth": DepthConfig,
+    "thermal": ThermalConfig,
+    "imu": ImuConfig,
+}
 
 
 @dataclass(frozen=True)
@@ -85,6 +81,12 @@ class EncoderConfig:
     embedding_dim: int  # E, shared by all modalities
     trunks: Mapping[Modality, TrunkConfig]
     image: ImageConfig = field(default_factory=ImageConfig)
+    video: VideoConfig = field(default_factory=VideoConfig)
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    depth: DepthConfig = field(default_factory=DepthConfig)
+    thermal: ThermalConfig = field(default_factory=ThermalConfig)
+    imu: ImuConfig = field(default_factory=ImuConfig)
 
     def __post_init__(self) -> None:
         require_positive(self, "embedding_dim")
@@ -95,7 +97,8 @@ class EncoderConfig:
         object.__setattr__(self, "trunks", MappingProxyType(complete))
 
     def __hash__(self) -> int:
-        return hash((self.embedding_dim, tuple(self.trunks.items()), self.image))
+        inputs = (getattr(self, name) for name in INPUTS)
+        return hash((self.embedding_dim, tuple(self.trunks.items()), *inputs))
 
     def __reduce__(self):
         return EncoderConfig.from_dict, (self.to_dict(),)  # a read-only view cannot be pickled
@@ -126,8 +129,9 @@ class EncoderConfig:
     def from_dict(cls, data: Mapping[str, Any]) -> "EncoderConfig":
         """Inverse of `to_dict`. Raises ConfigError on an unknown or missing key or a bad value."""
         values = as_arguments(cls, data, "the encoder config")
-        if "image" in values:
-            values["image"] = ImageConfig(**as_arguments(ImageConfig, values["image"], "image"))
+        for name, kind in INPUTS.items():
+            if name in values:
+                values[name] = kind(**as_arguments(kind, values[name], name))
         if not isinstance(values["trunks"], Mapping):
             raise ConfigError("trunks must map modalities to their sizes")
         trunks = {}
@@ -144,7 +148,7 @@ class EncoderConfig:
     def preset(cls, name: str) -> "EncoderConfig":
         """A named config: "huge" has the sizes of the published weights, "w3d" a point-cloud trunk beside them.
 
-        Pictures are turned upright by their EXIF tag; for exactly the original's
+        Pictures and films are turned upright by their tags; for exactly the original's
         pixels use `replace(config, image=replace(config.image, orient=False))`.
         """
         if name not in _PRESETS:
