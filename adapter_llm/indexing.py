@@ -10,7 +10,8 @@ from pathlib import Path
 from torch import Tensor
 from torch.nn import functional as F
 
-from .pipeline import INPUT_ERRORS, Pipeline
+from .perception import INPUT_ERRORS
+from .pipeline import Pipeline
 from .processing import LoadedItem, media_items
 from .retrieval import FeatureIndex
 

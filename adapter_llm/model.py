@@ -6,7 +6,7 @@ Shapes: B batch, M media items, N features an item, E encoder width, T text toke
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +43,27 @@ def mix(features: Tensor, rows: Tensor, weights: Tensor, batch_size: int, unit_l
     return mixed.index_add(0, rows, features * (weights / total[rows])[:, None, None])
 
 
+def concatenate(
+    features: Sequence[Tensor], rows: Sequence[int], weights: Sequence[float], batch_size: int, unit_length: bool = True
+) -> list[Tensor]:
+    """All features of each row behind one another: items (N, E), of any N, to batch_size times (sum of N, E).
+
+    A connector that reads several features tells them apart by what they are, not by where they stand, so order
+    does not matter to it. A feature is as long as its item's weight, relative to the mean weight in its row; items
+    of weight 0 are left out. Rows without items come out as one feature of zeros.
+    """
+    found: list[list[tuple[Tensor, float]]] = [[] for _ in range(batch_size)]
+    for feature, row, weight in zip(features, rows, weights, strict=True):
+        if weight > 0:
+            found[row].append((F.normalize(feature, dim=-1) if unit_length else feature, weight))
+    empty = features[0].new_zeros(1, features[0].shape[-1])
+    means = [sum(weight for _, weight in items) / max(len(items), 1) for items in found]
+    return [
+        torch.cat([feature * (weight / mean) for feature, weight in items]) if items else empty
+        for items, mean in zip(found, means, strict=True)
+    ]
+
+
 class AdapterLLM(nn.Module):
     """A frozen decoder that reads what an encoder saw through gated adapter attention."""
 
@@ -76,14 +97,29 @@ class AdapterLLM(nn.Module):
         present = torch.zeros(batch_size, dtype=torch.bool, device=rows.device).index_fill(0, rows, True)
         return features, present
 
-    def adapt(self, features: Tensor, present: Tensor | None = None) -> AdapterState:
-        """Features (B, N, E) to the state the decoder reads; rows that are not `present` get closed gates."""
-        parameter = self.adapter.queries
-        tokens = self.adapter(self.connector(features.to(parameter.device, parameter.dtype)))
+    def adapt(self, features: Tensor | Sequence[Tensor], present: Tensor | None = None) -> AdapterState:
+        """Features (B, N, E), or B times (N, E) of any N, to the state the decoder reads.
+
+        Rows that are not `present` get closed gates.
+        """
+        tokens = self.adapter(self._connect(features))
         state = project_adapter(self.llama, tokens, self.adapter.gates, self.adapter.gate_scale)
         if present is not None:
             state = AdapterState(state.keys, state.values * present.to(state.values)[:, None, None, None, None])
         return state
+
+    def _connect(self, features: Tensor | Sequence[Tensor]) -> Tensor:
+        """Query tokens (B, Q, D). Rows of as many features go through the connector together: no padding to mask."""
+        like = self.adapter.queries
+        if isinstance(features, Tensor):
+            return self.connector(features.to(like))
+        tokens: list[Tensor | None] = [None] * len(features)
+        for count in sorted({len(feature) for feature in features}):
+            rows = [row for row, feature in enumerate(features) if len(feature) == count]
+            found = self.connector(torch.stack([features[row] for row in rows]).to(like))
+            for row, token in zip(rows, found, strict=True):
+                tokens[row] = token
+        return torch.stack(tokens)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, state: AdapterState | None = None, **kwargs

@@ -1,8 +1,9 @@
 """The one way in for inference: media and a question in, words out.
 
-Everywhere below, media are keywords, `image` and `point`: a source, a (source, weight) pair, or a list of either; a
-source is a path, URL, data URI, bytes, PIL image or array. `weights` is a factor by keyword, and `retrieval` the
-RetrievalOptions of the blend with an index, if one is loaded.
+Everywhere below, media are keywords, `image`, `video`, `audio`, `text`, `depth`, `thermal`, `imu` and `point`: a
+source, a (source, weight) pair, or a list of either; a source is a path, URL, data URI, bytes, PIL image or array,
+and for `text` the words themselves. `weights` is a factor by keyword, `window`, `hop`, `pool` and `mix` are those of
+InputOptions, and `retrieval` the RetrievalOptions of the blend with an index, if one is loaded.
 """
 
 from __future__ import annotations
@@ -23,14 +24,22 @@ from .answering import Answerer
 from .checkpoint import Checkpoint, from_pretrained
 from .device import choose_device, choose_dtype
 from .llama import execution_device
-from .processing import KEYWORDS, LoadedItem, Processor, Question, as_published, media_items
-from .prompts import DESCRIBE, with_context
+from .perception import LOOKING, OPTIONS, Perception, Seen
+from .processing import (
+    KEYWORDS,
+    InputOptions,
+    LoadedItem,
+    Processor,
+    Question,
+    as_published,
+    check_modality,
+    keywords_of,
+)
+from .prompts import describe, with_context
 from .results import GenerationOptions, Result
-from .retrieval import FeatureIndex, RetrievalOptions, blend, generation_vector
+from .retrieval import FeatureIndex, RetrievalOptions, generation_vector
 from .streaming import pieces, stripped
 
-# what goes wrong with a single input, as opposed to with the program
-INPUT_ERRORS = (ValueError, OSError)
 ORIGINAL_LENGTH = 512  # tokens of prompt and answer together, in LLaMA-Adapter V2 and ImageBind-LLM
 
 
@@ -39,10 +48,9 @@ class Request:
     """A call, sorted: what is asked, what is shown, and how to go about it."""
 
     question: Question
-    items: list
+    seen: Seen
     state: AdapterState | None
     options: GenerationOptions
-    retrieval: RetrievalOptions | None
 
 
 class Pipeline:
@@ -60,8 +68,8 @@ class Pipeline:
         self.config = as_published(checkpoint.config) if faithful else checkpoint.config
         self.manifest = checkpoint.manifest
         self.changes = checkpoint.changes
-        self.index = index
         self.processor = Processor(checkpoint.tokenizer, self.config)
+        self.perception = Perception(self.model, self.processor, index)
         context = getattr(self.model.llama.config, "max_position_embeddings", None)
         self.answerer = Answerer(self.model, self.processor, ORIGINAL_LENGTH if faithful else context)
 
@@ -93,14 +101,13 @@ class Pipeline:
         return execution_device(self.model.llama)
 
     @property
-    def encoder_device(self) -> torch.device:
-        """Where media go; a decoder that is shared out may begin elsewhere."""
-        return next(self.model.encoder.parameters()).device
+    def index(self) -> FeatureIndex | None:
+        return self.perception.index
 
     @property
     def keywords(self) -> list[str]:
-        """Media that these weights can see."""
-        return [name for name, modality in KEYWORDS.items() if modality in self.model.encoder.modalities]
+        """Media that these weights take, of those whose trunks were loaded."""
+        return keywords_of(self.config.encoder, self.model.encoder.modalities)
 
     def ask(self, prompt: Question | None = None, **inputs: Any) -> str:
         """The answer to one question about any number of media, or about none.
@@ -130,28 +137,37 @@ class Pipeline:
 
     def caption(
         self,
-        images: Sequence[Any],
+        sources: Sequence[Any],
         prompt: str | Sequence[str] | None = None,
         *,
+        keyword: str = "image",
         batch_size: int = 8,
-        retrieval: RetrievalOptions | None = None,
-        **options,
+        **options: Any,
     ) -> list[Result]:
-        """An answer for each image, in order; one that cannot be read gets a Result with its `error`."""
+        """An answer for each picture, or for each input of another kind that `keyword` names, in order.
+
+        One that cannot be read gets a Result with its `error`, and the others go on. `options` are those of
+        GenerationOptions and InputOptions, and `retrieval`.
+        """
         if batch_size < 1:
             raise ValueError("batch_size must be at least 1")
-        prompt = DESCRIBE if prompt is None else prompt
-        prompts = [prompt] * len(images) if isinstance(prompt, str) else list(prompt)
-        if len(prompts) != len(images):
-            raise ValueError(f"{len(images)} images and {len(prompts)} prompts; give one prompt, or one an image")
+        prompt = describe([keyword]) if prompt is None else prompt
+        prompts = [prompt] * len(sources) if isinstance(prompt, str) else list(prompt)
+        if len(prompts) != len(sources):
+            raise ValueError(f"{len(sources)} inputs and {len(prompts)} prompts; give one prompt, or one an input")
         if not all(one.strip() for one in prompts):
             raise ValueError("a prompt is empty; ask something, or give no prompt for a description")
-        self._check(True, retrieval)
+        check_modality(keyword, self.config.encoder)
+        retrieval = options.pop("retrieval", None)
+        looking = InputOptions(**{name: options.pop(name) for name in list(options) if name in OPTIONS})
+        self.perception.check(True, looking, retrieval)
         chosen = GenerationOptions(**options)
         results: list[Result] = []
-        for start in range(0, len(images), batch_size):
+        for start in range(0, len(sources), batch_size):
             batch = slice(start, start + batch_size)
-            results += self._caption_batch(images[batch], prompts[batch], chosen, retrieval)
+            items = [{keyword: source} for source in sources[batch]]
+            found, errors = self.perception.load_each(items, looking)
+            results += self._answers(found, errors, prompts[batch], looking, retrieval, chosen)
         return results
 
     def embed(self, *, normalized: bool = True, **media: Any) -> Tensor:
@@ -161,19 +177,18 @@ class Pipeline:
 
     def features(self, **media: Any) -> Tensor:
         """What the connector reads of the inputs, mixed by weight: (N, E)."""
-        items, retrieval = self._media(media)
-        return self._encode([items], retrieval)[0][0]
+        seen = self._media(media)
+        return self.perception.features([seen.items], seen.options, seen.retrieval)[0]
 
-    @torch.inference_mode()
-    def encode(self, questions: Sequence[Sequence[LoadedItem]]) -> Tensor:
+    def encode(
+        self, questions: Sequence[Sequence[LoadedItem]], options: InputOptions = InputOptions()
+    ) -> Tensor | list[Tensor]:
         """Mixed features (B, N, E) of media that `processor.load` gave, before any blend."""
-        return self.model.encode(self.processor.stack(questions, self.encoder_device), len(questions))[0]
+        return self.perception.mixed(questions, options)
 
-    @torch.inference_mode()
     def adapt(self, **media: Any) -> AdapterState:
         """The state of one input, to be asked about many times: `ask(question, state=state)`."""
-        items, retrieval = self._media(media)
-        return self._adapt([items], retrieval)
+        return self.perception.state(self._media(media))
 
     def release_encoder(self) -> None:
         """Free the encoder's memory, for good: from now on questions are about states that were made before."""
@@ -184,87 +199,61 @@ class Pipeline:
         """The vector (1, E) that diffusers' StableUnCLIPImg2ImgPipeline takes as `image_embeds`."""
         if not isinstance(self.config.encoder, EncoderConfig):
             raise ValueError("these weights see through CLIP; pictures are generated from ImageBind's features")
-        items, retrieval = self._media(media)
-        batches = self.processor.stack([items], self.encoder_device)
-        outputs = self.model.encoder.head_outputs({name: batch.tensor for name, batch in batches.items()})
-        rows = torch.cat([batch.rows for batch in batches.values()])
-        weights = torch.cat([batch.weights for batch in batches.values()])
-        outputs = {name: outputs[name] for name in batches}
-        return generation_vector(outputs, rows, weights, 1, self.index, retrieval or RetrievalOptions())
+        seen = self._media(media)
+        outputs: dict[Modality, list[Tensor]] = {}
+        weights: dict[Modality, list[float]] = {}
+        for item in seen.items:
+            if item.tensor is None:
+                raise ValueError("pictures are generated from whole inputs; leave window, hop and pool out")
+            found = self.model.encoder.head_outputs({item.modality: item.tensor[None].to(self.perception.device)})
+            outputs.setdefault(item.modality, []).append(found[item.modality])
+            weights.setdefault(item.modality, []).append(item.weight)
+        stacked = {name: torch.cat(found) for name, found in outputs.items()}
+        in_order = torch.tensor([weight for found in weights.values() for weight in found], device=self.device)
+        rows = torch.zeros(len(in_order), dtype=torch.long, device=self.device)
+        return generation_vector(stacked, rows, in_order, 1, self.index, seen.retrieval or RetrievalOptions())
 
-    def _media(self, inputs: dict[str, Any]) -> tuple[list[LoadedItem], RetrievalOptions | None]:
-        """Media keywords, loaded. Raises ValueError if there are none."""
-        retrieval = inputs.pop("retrieval", None)
-        items = media_items(**inputs)
-        if not items:
+    def _media(self, inputs: dict[str, Any]) -> Seen:
+        """Media keywords, loaded. Raises TypeError for what is no such keyword, ValueError if there are none."""
+        if unknown := [name for name in inputs if name not in LOOKING]:
+            raise TypeError(f"unknown keyword {', '.join(unknown)}; there are {', '.join(LOOKING)}")
+        seen = self.perception.look(inputs)
+        if not seen:
             raise ValueError(f"there is nothing to look at; give {' or '.join(KEYWORDS)}")
-        self._check(True, retrieval)
-        return self.processor.load(items), retrieval
-
-    def _check(self, looks: bool, retrieval: RetrievalOptions | None) -> None:
-        """Raise ValueError for what this pipeline cannot do, before anything is read."""
-        if retrieval is not None and self.index is None:
-            raise ValueError("there is no index to look into; give one when the pipeline is loaded: index=FILE")
-        if looks and self.model.encoder is None:
-            raise ValueError("the encoder was released, so nothing new can be looked at; load the pipeline again")
+        return seen
 
     def _request(self, prompt: Question | None, inputs: dict[str, Any]) -> Request:
         """Sort the arguments of a call, and load its media: whatever is wrong with them is known at once."""
-        media = {name: inputs.pop(name) for name in KEYWORDS if name in inputs}
-        state, weights, context, retrieval = (
-            inputs.pop(name, None) for name in ("state", "weights", "context", "retrieval")
-        )
+        state, context = (inputs.pop(name, None) for name in ("state", "context"))
+        shown = {name: inputs.pop(name) for name in list(inputs) if name in LOOKING}
         options = GenerationOptions(**inputs)
-        items = media_items(weights, **media)
-        if state is not None and items:
+        kinds = [name for name in KEYWORDS if shown.get(name) not in (None, [])]
+        if state is not None and kinds:
             raise ValueError("give either media or a state, not both")
-        if prompt is None and state is None and not items:
+        if prompt is None and state is None and not kinds:
             raise ValueError("there is neither a prompt nor anything to describe; give one of them")
-        self._check(bool(items), retrieval)
-        question = with_context(DESCRIBE if prompt is None else prompt, context)
-        return Request(question, self.processor.load(items), state, options, retrieval)
+        seen = self.perception.look(shown)
+        return Request(with_context(describe(kinds) if prompt is None else prompt, context), seen, state, options)
 
-    @torch.inference_mode()
     def _state_of(self, request: Request) -> AdapterState | None:
-        return self._adapt([request.items], request.retrieval) if request.items else request.state
+        return self.perception.state(request.seen) if request.seen else request.state
 
-    @torch.inference_mode()
-    def _encode(
-        self, questions: Sequence[Sequence[LoadedItem]], retrieval: RetrievalOptions | None
-    ) -> tuple[Tensor, Tensor]:
-        features, present = self.model.encode(self.processor.stack(questions, self.encoder_device), len(questions))
-        if self.index is not None:
-            features = blend(features, self.index, retrieval or RetrievalOptions())
-        return features, present
-
-    @torch.inference_mode()
-    def _adapt(
-        self, questions: Sequence[Sequence[LoadedItem]], retrieval: RetrievalOptions | None = None
-    ) -> AdapterState:
-        features, present = self._encode(questions, retrieval)
-        return self.model.adapt(features, None if all(questions) else present)
-
-    def _caption_batch(
+    def _answers(
         self,
-        images: Sequence[Any],
+        found: dict[int, list[LoadedItem]],
+        errors: dict[int, str],
         prompts: Sequence[str],
-        options: GenerationOptions,
+        looking: InputOptions,
         retrieval: RetrievalOptions | None,
+        options: GenerationOptions,
     ) -> list[Result]:
-        results: dict[int, Result] = {}
-        loaded: dict[int, list[LoadedItem]] = {}
-        for row, image in enumerate(images):
-            try:
-                loaded[row] = self.processor.load(media_items(image=image))
-                if not loaded[row]:
-                    raise ValueError("there is no image")
-            except INPUT_ERRORS as error:
-                loaded.pop(row, None)
-                message = " ".join(str(error).split())
-                results[row] = Result("", prompts[row], finish_reason="error", error=message)
-        if loaded:
-            rows = list(loaded)
-            state = self._adapt(list(loaded.values()), retrieval)
+        """The results of a batch, some of whose rows were loaded and the others not."""
+        results = {
+            row: Result("", prompts[row], finish_reason="error", error=message) for row, message in errors.items()
+        }
+        if found:
+            rows = list(found)
+            state = self.perception.adapt(list(found.values()), looking, retrieval)
             answers = self.answerer.answer([prompts[row] for row in rows], state, [True] * len(rows), options)
             results |= dict(zip(rows, answers, strict=True))
-        return [results[row] for row in range(len(images))]
+        return [results[row] for row in range(len(prompts))]

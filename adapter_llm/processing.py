@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor
 
 from imagebind_encoder.config import EncoderConfig, Modality
 from imagebind_encoder.media.image import load_image
+from imagebind_encoder.media.windows import Windows
 
 from .config import AdapterLLMConfig, ClipConfig
-from .model import MediaBatch
 from .prompts import render
+from .words import listed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,16 +24,55 @@ if TYPE_CHECKING:
 
 Question = str | Sequence[dict]  # a question, or a conversation that ends in one
 
-KEYWORDS = {"image": Modality.VISION, "point": Modality.POINT}
+KEYWORDS = {
+    "image": Modality.VISION,
+    "video": Modality.VISION,
+    "audio": Modality.AUDIO,
+    "text": Modality.TEXT,
+    "depth": Modality.DEPTH,
+    "thermal": Modality.THERMAL,
+    "imu": Modality.IMU,
+    "point": Modality.POINT,
+}
+MIXES = ("average", "concat")
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """How media are read and brought together. Windows are of recordings: video, audio, imu."""
+
+    window: float | None = None  # seconds; None: a recording is looked at as a whole, or, with hop or pool, in clips
+    hop: float | None = None  # seconds from one window to the next; None: as long as a window
+    pool: str | None = None  # of the windows' features: "mean" (also None), "max", or "none", which keeps them all
+    mix: str = "average"  # of several inputs: one mean feature, or "concat": the connector reads all of them
+
+    def __post_init__(self) -> None:
+        self.windows(1.0)
+        if self.mix not in MIXES:
+            raise ValueError(f"mix must be one of {', '.join(MIXES)}, not {self.mix!r}")
+
+    def windows(self, clip: float) -> Windows | None:
+        """How to cut a recording of a modality whose clips last `clip` seconds; None: not at all."""
+        if self.window is None and self.hop is None and self.pool is None:
+            return None
+        return Windows(clip if self.window is None else self.window, self.hop, self.pool or "mean")
+
+    @property
+    def keeps_windows(self) -> bool:
+        return self.pool == "none"
 
 
 @dataclass(frozen=True)
 class MediaItem:
     """One picture, sound, ... of a question, and its weight among the others."""
 
-    modality: Modality
-    source: Any  # whatever the modality's loader takes
+    keyword: str
+    source: Any  # whatever the keyword's loader takes
     weight: float = 1.0
+
+    @property
+    def modality(self) -> Modality:
+        return KEYWORDS[self.keyword]
 
 
 def media_items(weights: Mapping[str, float] | None = None, **media: Any) -> list[MediaItem]:
@@ -48,28 +89,89 @@ def media_items(weights: Mapping[str, float] | None = None, **media: Any) -> lis
             weight = float(weight) * factors.get(name, 1.0)
             if not 0 <= weight < float("inf"):
                 raise ValueError(f"the weight of {source!r} is {weight:g}; it must be a number from 0 up")
-            items.append(MediaItem(KEYWORDS[name], source, weight))
+            items.append(MediaItem(name, source, weight))
     return items
-
-
-def load_media(item: MediaItem, config: EncoderConfig | ClipConfig) -> Tensor:
-    """The tensor of one item. Raises MediaError for what cannot be read, ValueError for what these weights lack."""
-    if item.modality not in config.modalities:
-        raise ValueError(f"these weights have no {item.modality} trunk, only {', '.join(config.modalities)}")
-    if item.modality is Modality.VISION:
-        return load_image(item.source, config.image)
-    if item.modality is Modality.POINT:
-        from imagebind_encoder.media.point import load_point_cloud
-
-        return load_point_cloud(item.source, config.trunks[Modality.POINT].stem)
-    raise ValueError(f"files of modality {item.modality} cannot be loaded yet; images and point clouds can")
 
 
 @dataclass(frozen=True)
 class LoadedItem:
+    """What a file became: a tensor, or the windows of a recording, read while they are encoded, or their features."""
+
     modality: Modality
-    tensor: Tensor
     weight: float
+    tensor: Tensor | None = None
+    windows: Iterator[Tensor] | None = None
+    pool: str = "mean"  # of the windows' features
+    features: Tensor | None = None  # (N, E)
+
+
+def load_media(
+    item: MediaItem, config: EncoderConfig | ClipConfig, options: InputOptions = InputOptions()
+) -> LoadedItem:
+    """One item, read. Raises MediaError for what cannot be read, ValueError for what these weights lack."""
+    loaded = load_source(item.keyword, item.source, config, options)
+    if isinstance(loaded, Tensor):
+        return LoadedItem(item.modality, item.weight, loaded)
+    first = next(loaded)  # whatever is wrong with the file's beginning is known at once
+    return LoadedItem(item.modality, item.weight, windows=chain([first], loaded), pool=options.pool or "mean")
+
+
+def keywords_of(config: EncoderConfig | ClipConfig, modalities: Iterable[Modality] | None = None) -> list[str]:
+    """Keywords of the media that weights of this config take; `modalities` limits them to some trunks."""
+    known = set(config.modalities if modalities is None else modalities)
+    films = isinstance(config, EncoderConfig)  # CLIP's connector was made for the tokens of one picture
+    return [name for name, modality in KEYWORDS.items() if modality in known and (films or name != "video")]
+
+
+def check_modality(keyword: str, config: EncoderConfig | ClipConfig) -> None:
+    """Raise ValueError if weights of this config cannot see what the keyword names."""
+    if keyword not in KEYWORDS:
+        raise ValueError(f"unknown media {keyword}; there are {', '.join(KEYWORDS)}")
+    if keyword not in keywords_of(config):
+        raise ValueError(
+            f"these weights take {listed(keywords_of(config))}, not {keyword}; ImageBind's published weights take every "
+            "kind but point, and its point-cloud variant that, too: weights/README.md says how to get them"
+        )
+
+
+def load_source(
+    keyword: str, source: Any, config: EncoderConfig | ClipConfig, options: InputOptions = InputOptions()
+) -> Tensor | Iterator[Tensor]:
+    """A file's tensor, or the tensors of its windows. A loader is imported when the first file needs it."""
+    check_modality(keyword, config)
+    if keyword == "image":
+        return load_image(source, config.image)
+    stem = config.trunks[KEYWORDS[keyword]].stem
+    if keyword == "video":
+        from imagebind_encoder.media.video import load_video, video_windows
+
+        settings = (config.image, config.video, stem.size[0])
+        windows = options.windows(config.video.seconds)
+        return load_video(source, *settings) if windows is None else video_windows(source, windows, *settings)
+    if keyword == "audio":
+        from imagebind_encoder.media.audio import audio_windows, load_audio
+
+        settings, windows = (config.audio, stem.size), options.windows(config.audio.seconds)
+        return load_audio(source, *settings) if windows is None else audio_windows(source, windows, *settings)
+    if keyword == "imu":
+        from imagebind_encoder.media.imu import imu_windows
+
+        return imu_windows(source, options.windows(config.imu.seconds), config.imu, stem.size[0])
+    if keyword == "text":
+        from imagebind_encoder.media.text import load_text
+
+        return load_text(source, config.text, stem)
+    if keyword == "depth":
+        from imagebind_encoder.media.depth import load_depth
+
+        return load_depth(source, config.depth, stem.size)
+    if keyword == "thermal":
+        from imagebind_encoder.media.thermal import load_thermal
+
+        return load_thermal(source, config.thermal, stem.size)
+    from imagebind_encoder.media.point import load_point_cloud
+
+    return load_point_cloud(source, stem)
 
 
 @dataclass(frozen=True)
@@ -79,26 +181,13 @@ class Processor:
     tokenizer: PreTrainedTokenizerBase
     config: AdapterLLMConfig
 
-    def load(self, items: Sequence[MediaItem]) -> list[LoadedItem]:
+    def load(self, items: Sequence[MediaItem], options: InputOptions = InputOptions()) -> list[LoadedItem]:
         """The media of one question. Raises ValueError if they weigh nothing together."""
         if items and not sum(item.weight for item in items) > 0:
             raise ValueError("all weights are 0; give at least one input a weight above 0")
-        return [LoadedItem(i.modality, load_media(i, self.config.encoder), i.weight) for i in items]
-
-    def stack(self, questions: Sequence[Sequence[LoadedItem]], device: torch.device) -> Mapping[Modality, MediaBatch]:
-        """The media of a batch of questions, by modality; empty if there are none."""
-        by_modality: dict[Modality, list[tuple[int, LoadedItem]]] = {}
-        for row, items in enumerate(questions):
-            for item in items:
-                by_modality.setdefault(item.modality, []).append((row, item))
-        return {
-            modality: MediaBatch(
-                torch.stack([item.tensor for _, item in found]).to(device),
-                torch.tensor([row for row, _ in found], device=device),
-                torch.tensor([item.weight for _, item in found], device=device),
-            )
-            for modality, found in by_modality.items()
-        }
+        for item in items:  # before any file is read
+            check_modality(item.keyword, self.config.encoder)
+        return [load_media(item, self.config.encoder, options) for item in items]
 
     def tokenize(
         self, questions: Sequence[Question], has_media: Sequence[bool], device: torch.device
@@ -121,7 +210,18 @@ class Processor:
 
 
 def as_published(config: AdapterLLMConfig) -> AdapterLLMConfig:
-    """ImageBind ignored how a picture is to be turned; the library that V2 read its pictures with did not."""
-    if not isinstance(config.encoder, EncoderConfig):
+    """What the originals did at run time, as settings.
+
+    ImageBind ignored how a picture is to be turned (the library that V2 read its pictures with did not), changed
+    overlapping clips of a sound in place, and ImageBind-LLM's tokenizer cut the end of long texts off.
+    """
+    encoder = config.encoder
+    if not isinstance(encoder, EncoderConfig):
         return config
-    return replace(config, encoder=replace(config.encoder, image=replace(config.encoder.image, orient=False)))
+    encoder = replace(
+        encoder,
+        image=replace(encoder.image, orient=False),
+        audio=replace(encoder.audio, overlap="shared"),
+        text=replace(encoder.text, keep_end=False),
+    )
+    return replace(config, encoder=encoder)

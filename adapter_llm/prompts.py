@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from .config import PromptConfig
 
 DESCRIBE = "Describe this picture."
+DESCRIBE_KINDS = {  # what is asked about other inputs where nothing else is
+    "video": "Describe this video.",
+    "audio": "Describe this sound.",
+    "text": "Describe this.",
+    "imu": "Describe this movement.",
+    "point": "Describe this object.",
+}
 IGNORED = -100  # the label of a token the loss does not count
 
 ALPACA = (
@@ -67,6 +74,12 @@ def alpaca(config: PromptConfig, question: str, context: str | None) -> str:
     if context or (context is not None and config.empty_input):
         return ALPACA_WITH_CONTEXT.format(question=question, context=context)
     return ALPACA.format(question=question)
+
+
+def describe(keywords: Sequence[str]) -> str:
+    """The prompt that stands for none, about inputs of these kinds."""
+    prompts = {DESCRIBE_KINDS.get(name, DESCRIBE) for name in keywords}
+    return DESCRIBE if not prompts else prompts.pop() if len(prompts) == 1 else "Describe this."
 
 
 def with_context(question: str | Sequence[dict[str, str]], context: str | None) -> str | list[dict[str, str]]:

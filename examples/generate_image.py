@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-MEDIA = ("image", "point")
+MEDIA = ("image", "video", "audio", "text", "depth", "thermal", "imu", "point")
 # The owner took the original down in November 2025; this is the copy that diffusers' users go on with. It has the
 # image encoder ImageBind was built around, with features of 1024 numbers; its little sister, "-small", has not.
 UNCLIP = "sd2-community/stable-diffusion-2-1-unclip"

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from adapter_llm.pipeline import Pipeline, media_items
+from adapter_llm.pipeline import Pipeline
+from adapter_llm.processing import media_items
 from adapter_llm.results import GenerationOptions
 from imagebind_encoder import MediaError
 
@@ -135,8 +136,8 @@ def test_sampling_is_not_cut_to_the_likeliest_fifty():
 ])  # fmt: skip
 @pytest.mark.parametrize("call", ["ask", "stream", "result", "caption"])
 def test_settings_out_of_range_are_refused_at_once(pipe, call, options, monkeypatch):
-    monkeypatch.setattr(pipe.model, "encode", None)
-    subject = {"images": ["x.png"]} if call == "caption" else {"prompt": QUESTION}
+    monkeypatch.setattr(pipe.model.encoder, "forward", None)
+    subject = {"sources": ["x.png"]} if call == "caption" else {"prompt": QUESTION}
     with pytest.raises(ValueError, match="must be"):
         getattr(pipe, call)(**subject, **options)
 

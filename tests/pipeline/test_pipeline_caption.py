@@ -64,7 +64,7 @@ def test_ends_are_each_ones_own(pipe, photos):
 
 
 def test_wrong_use(pipe, photos):
-    with pytest.raises(ValueError, match="5 images and 2 prompts"):
+    with pytest.raises(ValueError, match="5 inputs and 2 prompts"):
         pipe.caption(photos, ["a", "b"])
     with pytest.raises(ValueError, match="batch_size"):
         pipe.caption(photos, batch_size=0)
@@ -77,6 +77,6 @@ def test_errors_of_the_program_are_not_taken_for_bad_files(pipe, photos, monkeyp
     def fail(*args, **kwargs):
         raise ValueError("a bug")
 
-    monkeypatch.setattr(pipe.model, "encode", fail)
+    monkeypatch.setattr(pipe.model.encoder, "forward", fail)
     with pytest.raises(ValueError, match="a bug"):
         pipe.caption(photos)

@@ -1,0 +1,138 @@
+"""Media in, what the decoder is told out: load, encode, mix, blend with an index, adapt.
+
+Shapes: B batch, N features, E encoder width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .adapter import AdapterState
+from .encoding import encode_items, settled
+from .model import AdapterLLM, concatenate, mix
+from .processing import KEYWORDS, InputOptions, LoadedItem, Processor, media_items
+from .retrieval import FeatureIndex, RetrievalOptions, blend
+
+OPTIONS = ("window", "hop", "pool", "mix")  # keywords of InputOptions
+LOOKING = (*KEYWORDS, "weights", *OPTIONS, "retrieval")  # every keyword that has to do with media
+# what goes wrong with a single input, as opposed to with the program
+INPUT_ERRORS = (ValueError, OSError)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The media of one question, loaded, and how they are brought together."""
+
+    items: list[LoadedItem]
+    options: InputOptions
+    retrieval: RetrievalOptions | None
+
+    def __bool__(self) -> bool:
+        return bool(self.items)
+
+
+@dataclass(frozen=True)
+class Perception:
+    """From keyword media to features and adapter states. Keeps nothing of what it saw."""
+
+    model: AdapterLLM
+    processor: Processor
+    index: FeatureIndex | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where media go; a decoder that is shared out may begin elsewhere."""
+        return next(self.model.encoder.parameters()).device
+
+    def look(self, inputs: Mapping[str, Any]) -> Seen:
+        """Load the media of one question, given by the keywords LOOKING: what is wrong with them is known at once."""
+        media = {name: inputs[name] for name in KEYWORDS if name in inputs}
+        items = media_items(inputs.get("weights"), **media)
+        options = InputOptions(**{name: inputs[name] for name in OPTIONS if name in inputs})
+        retrieval = inputs.get("retrieval")
+        self.check(bool(items), options, retrieval, sum(item.weight > 0 for item in items))
+        return Seen(self.processor.load(items, options), options, retrieval)
+
+    def load_each(
+        self, questions: Sequence[Mapping[str, Any]], options: InputOptions
+    ) -> tuple[dict[int, list[LoadedItem]], dict[int, str]]:
+        """The media of many questions by row, and the error of each row that cannot be read.
+
+        Recordings that are read in windows are encoded here, so that one that breaks off half-way breaks no other.
+        """
+        found: dict[int, list[LoadedItem]] = {}
+        errors: dict[int, str] = {}
+        for row, media in enumerate(questions):
+            try:
+                items = self.processor.load(media_items(**media), options)
+                if not items:
+                    raise ValueError(f"there is no {' or '.join(media)}")
+                found[row] = [settled(self.model.encoder, item, self.device) for item in items]
+            except INPUT_ERRORS as error:
+                errors[row] = " ".join(str(error).split())
+        return found, errors
+
+    def check(
+        self, looks: bool, options: InputOptions, retrieval: RetrievalOptions | None, inputs: int = 1
+    ) -> None:
+        """Raise ValueError for what these weights cannot do, before anything is read."""
+        if retrieval is not None and self.index is None:
+            raise ValueError("there is no index to look into; give one when the pipeline is loaded: index=FILE")
+        if looks and self.model.encoder is None:
+            raise ValueError("the encoder was released, so nothing new can be looked at; load the pipeline again")
+        several = inputs > 1
+        if several and options.keeps_windows and options.mix == "average":
+            raise ValueError('pool="none" keeps features that cannot be averaged with other inputs; add mix="concat"')
+        reads_one = self.processor.config.connector.kind == "bridge"
+        if looks and reads_one and (options.keeps_windows or several and options.mix == "concat"):
+            raise ValueError(
+                "the connector of these weights reads one feature an input: it takes "
+                'mix="average" and pool="mean" or "max" alone'
+            )
+
+    @torch.inference_mode()
+    def mixed(self, questions: Sequence[Sequence[LoadedItem]], options: InputOptions) -> Tensor | list[Tensor]:
+        """What each question's media are together, before any blend: (B, N, E), or B times (N, E) of any N."""
+        items = [item for question in questions for item in question]
+        rows = [row for row, question in enumerate(questions) for _ in question]
+        weights = [item.weight for item in items]
+        features = encode_items(self.model.encoder, items, self.device)
+        unit_length = self.model.encoder.unit_length
+        if options.mix == "concat" or options.keeps_windows:
+            return concatenate(features, rows, weights, len(questions), unit_length)
+        stacked = torch.stack(features)
+        row_numbers = torch.tensor(rows, device=stacked.device)
+        return mix(stacked, row_numbers, torch.tensor(weights, device=stacked.device), len(questions), unit_length)
+
+    @torch.inference_mode()
+    def features(
+        self, questions: Sequence[Sequence[LoadedItem]], options: InputOptions, retrieval: RetrievalOptions | None
+    ) -> Tensor | list[Tensor]:
+        """What the connector reads: `mixed`, blended with the index if there is one."""
+        features = self.mixed(questions, options)
+        if self.index is None:
+            return features
+        settings = retrieval or RetrievalOptions()
+        if isinstance(features, Tensor):
+            return blend(features, self.index, settings)
+        return [blend(feature, self.index, settings) for feature in features]
+
+    @torch.inference_mode()
+    def adapt(
+        self,
+        questions: Sequence[Sequence[LoadedItem]],
+        options: InputOptions = InputOptions(),
+        retrieval: RetrievalOptions | None = None,
+    ) -> AdapterState:
+        """The decoder's states of a batch of questions; those without media get closed gates."""
+        features = self.features(questions, options, retrieval)
+        present = torch.tensor([bool(items) for items in questions], device=self.device)
+        return self.model.adapt(features, None if all(questions) else present)
+
+    def state(self, seen: Seen) -> AdapterState:
+        return self.adapt([seen.items], seen.options, seen.retrieval)
