@@ -169,7 +169,7 @@ def test_without_a_backbone_a_trunk_needs_blocks():
 
 
 def test_only_vision_can_have_a_backbone():
-    with pytest.raises(ConfigError, match="only the vision trunk can have a backbone"):
+    with pytest.raises(ConfigError, match="only vision and audio trunks can have a backbone"):
         EncoderConfig(20, {"depth": TrunkConfig(WIDTH, 0, HEADS, backbone=BACKBONE)})
 
 

@@ -110,7 +110,7 @@ def changed(path, value):
     ("trunks.text.width", 8.0, "width must be a positive integer"),
     ("trunks.text.num_cls_tokens", 0, "num_cls_tokens must be a positive integer"),
     ("trunks.text.mlp_ratio", -1, "mlp_ratio must be a positive number"),
-    ("trunks.text.backbone", "resnet10t", "only the vision trunk can have a backbone"),
+    ("trunks.text.backbone", "resnet10t", "only vision and audio trunks can have a backbone"),
     ("trunks.vision.backbone", 5, "backbone must be a timm model's name"),
     ("trunks.vision.stem.kernel", [2, 14], "as many axes"),
     ("trunks.vision.stem.kernel", [2, 14, 500], "does not fit"),
@@ -133,7 +133,7 @@ def changed(path, value):
     ("trunks.point.stem.points", 500, "points is 500, but 512 groups of 32 points that start at index 0 need 512"),
     ("trunks.point.stem.start", 8192, "start at index 8192 need 8193"),
     ("trunks.point.stem.group_size", 9000, "512 groups of 9000 points .* need 9000"),
-    ("trunks.point.backbone", "resnet10t", "only the vision trunk can have a backbone"),
+    ("trunks.point.backbone", "resnet10t", "only vision and audio trunks can have a backbone"),
 ])  # fmt: skip
 def test_bad_values_are_named(path, value, message):
     with pytest.raises(ConfigError, match=message):

@@ -3,12 +3,13 @@
     PYTHONPATH=. python tests/golden/extract.py DIR        DIR: the full golden folder; writes beside this file
 
 Same layout and file names as the full folder, so one set of tests reads both. Kept are the two
-modalities with the smallest weights and one picture, by far the largest part:
+modalities with the smallest weights, one picture, by far the largest part, and one short recording:
 - imu: the first sample, every fifth token;
 - text: all samples, with the vocabulary cut to the ids in use. They are renumbered in order, so
   the largest id, where the feature is read, stays the largest;
 - adapter_v2 and imagebind_llm: one adapter file each, its base model, and the numbers of its cases; no CLIP (its
   tokens are recorded), no inputs that the cut encoder cannot take;
+- recordings: every eighth number of what was recorded, of the filter bank the first clip only;
 - layouts without white space.
 """
 
@@ -20,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 PICTURES = ("palette",)
+SOUNDS = ("mono8k_1s2",)
 V2_FILES = ("LORA-BIAS-7B.pth",)
 V2_PARTS = ("out.LORA-BIAS.greedy", "out.LORA-BIAS-", "out.clip_tokens", "out.BIAS.sampling", "out.BIAS.greedy.logits")
 LLM_FILES, LLM_PARTS = ("7B.pth", "knn.index"), ("out.imu.", "out.knn_", "out.mix.features", "in.knn")
@@ -66,6 +68,21 @@ def extract_pictures(source: Path, target: Path) -> None:
     (target / "preprocess.json").write_text(json.dumps({"images": images}, indent=1) + "\n")
     save_file({f"{name}.imagebind_uint8": pixels[f"{name}.imagebind_uint8"] for name in PICTURES},
               target / "images.safetensors")  # fmt: skip
+
+
+def extract_sounds(source: Path, target: Path) -> None:
+    """To the pictures, whose description is there already."""
+    described = json.loads((source / "preprocess.json").read_text())["audio"]
+    recorded = load_file(source / "audio.safetensors")
+    content = json.loads((target / "preprocess.json").read_text())
+    content["audio"] = {name: described[name] for name in SOUNDS}
+    (target / "preprocess.json").write_text(json.dumps(content, indent=1) + "\n")
+    kept = {}
+    for name in SOUNDS:
+        (target / described[name]["file"]).write_bytes((source / described[name]["file"]).read_bytes())
+        kept[f"{name}.mel.every8"] = recorded[f"{name}.mel"][:1, ..., ::8].clone()
+        kept[f"{name}.resampled_16k.every8"] = recorded[f"{name}.resampled_16k"][..., ::8].clone()
+    save_file(kept, target / "audio.safetensors")
 
 
 def extract_family(source: Path, target: Path, files: tuple[str, ...], parts: tuple[str, ...]) -> None:
@@ -118,6 +135,7 @@ if __name__ == "__main__":
     full, here = Path(sys.argv[1]), Path(__file__).parent
     extract_encoder(full / "imagebind", here / "imagebind")
     extract_pictures(full / "preprocess", here / "preprocess")
+    extract_sounds(full / "preprocess", here / "preprocess")
     extract_family(full / "adapter_v2", here / "adapter_v2", V2_FILES, V2_PARTS)
     extract_family(full / "imagebind_llm", here / "imagebind_llm", LLM_FILES, LLM_PARTS)
     extract_training(full / "imagebind_llm", here / "imagebind_llm", full / "imagebind")
