@@ -56,7 +56,8 @@ class TrunkConfig:
     heads: int
     num_cls_tokens: int = 1  # features an input becomes; the published weights have 1
     mlp_ratio: float = 4.0
-    backbone: str | None = None  # vision only: a timm model that takes the place of the patch stem
+    backbone: str | None = None  # vision and audio only: a timm model that takes the place of the patch stem
+    backbone_classes: int | None = None  # that it tells apart; None: as many as its published weights
     stem: StemConfig | None = None  # None: the published stem of the modality
 
     def __post_init__(self) -> None:
@@ -69,6 +70,8 @@ class TrunkConfig:
             raise ConfigError(f"TrunkConfig.mlp_ratio must be a positive number, not {self.mlp_ratio!r}")
         if self.backbone is not None and not (isinstance(self.backbone, str) and self.backbone):
             raise ConfigError(f"TrunkConfig.backbone must be a timm model's name or null, not {self.backbone!r}")
+        if self.backbone_classes is not None:
+            require_positive(self, "backbone_classes")
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,8 @@ class EncoderConfig:
 
     def _with_stem(self, modality: Modality, trunk: TrunkConfig) -> TrunkConfig:
         published = FACTS[modality].stem
-        if trunk.backbone is not None and modality is not Modality.VISION:
-            raise ConfigError(f"only the vision trunk can have a backbone, {modality} has {trunk.backbone!r}")
+        if trunk.backbone is not None and modality not in (Modality.VISION, Modality.AUDIO):
+            raise ConfigError(f"only vision and audio trunks can have a backbone, {modality} has {trunk.backbone!r}")
         if trunk.stem is None:
             if modality is Modality.VISION:
                 published = replace(published, size=(published.size[0], self.image.size, self.image.size))

@@ -180,7 +180,7 @@ def build_stem(config: TrunkConfig, modality: Modality) -> nn.Module:
     if config.backbone is not None:
         from .backbone import BackboneStem  # brings timm
 
-        return BackboneStem(config)
+        return BackboneStem(config, modality)
     if modality is Modality.TEXT:
         return TextStem(config)
     if modality is Modality.POINT:
