@@ -9,7 +9,7 @@ from errno import ENOENT
 from pathlib import Path
 from typing import TextIO
 
-from . import cli
+from . import cli, commands_space
 
 WEIGHTS = "weights/default"
 DATA = "folder with objects.csv, objects/, scenes.csv, scenes/"
@@ -70,6 +70,8 @@ def build_parser() -> cli.Parser:
     evaluate.add_argument("--missed", action="store_true", help="print the answers that missed, too")
     evaluate.add_argument("--record", action="store_true", help="write the scores into the weights' manifest")
     evaluate.set_defaults(run=score)
+
+    commands_space.add_commands(commands)
     return parser
 
 

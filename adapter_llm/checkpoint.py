@@ -20,15 +20,14 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from imagebind_encoder.config import EncoderConfig, Modality
-from imagebind_encoder.modeling import ImageBindEncoder
+from imagebind_encoder.config import Modality
 from imagebind_encoder.schema import ConfigError
 
 from .adapter import AdapterTokens
-from .config import AdapterLLMConfig, ClipConfig
+from .config import AdapterLLMConfig
 from .connector import build_connector
 from .decoder import load_decoder, tokenizer_fingerprint
-from .fetch import backbone_file
+from .encoders import BACKBONE_PREFIX, build_encoder, fill_encoder
 from .lora import change_shapes
 from .manifest import Manifest
 from .model import AdapterLLM
@@ -53,8 +52,6 @@ from .words import one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-BACKBONE_PREFIX = "stems.vision.backbone."
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ def from_pretrained(
     if not allow_base_mismatch:
         check_fingerprint(decoder, manifest, weights)
     parts = build_parts(config, llama_config, modalities)
-    load_strictly(parts["encoder"], encoder_tensors(folder, parts["encoder"], config, manifest), folder / ENCODER)
+    fill_encoder(parts["encoder"], folder, config, manifest)
     changes = load_adapter(folder / ADAPTER, parts, config, llama_config)
     for part in parts.values():
         part.to(device=device, dtype=torch.float32)
@@ -139,22 +136,6 @@ def check_tokenizer(
         f"{wanted[:12]}), and the one in {decoder} has other tokens (fingerprint {found[:12]}): answers would be "
         "garbage; put the right one there, or insist with --allow-base-mismatch"
     )
-
-
-def encoder_tensors(
-    folder: Path, encoder: nn.Module, config: AdapterLLMConfig, manifest: Manifest
-) -> dict[str, Tensor]:
-    """The weights of the trunks that were built, with those of the backbone if there is one."""
-    skipped = [modality for modality in config.encoder.modalities if modality not in encoder.modalities]
-    tensors = read_tensors(folder / ENCODER, skipped)
-    if isinstance(config.encoder, ClipConfig) or Modality.VISION not in encoder.modalities:
-        return tensors
-    if config.encoder.trunks[Modality.VISION].backbone is not None:
-        if manifest.backbone is None:
-            raise CheckpointError(f"{folder / MANIFEST} does not say where the backbone's weights are; add backbone")
-        backbone = read_tensors(backbone_file(manifest.backbone))
-        tensors |= {BACKBONE_PREFIX + name: tensor for name, tensor in backbone.items()}
-    return tensors
 
 
 def load_adapter(
@@ -239,14 +220,6 @@ def build_parts(
             "connector": build_connector(config.connector, config.encoder.embedding_dim, adapter.query_len, hidden),
             "adapter": AdapterTokens(adapter, hidden, llama_config.num_attention_heads),
         }
-
-
-def build_encoder(config: EncoderConfig | ClipConfig, modalities: Iterable[Modality | str] | None) -> nn.Module:
-    if isinstance(config, ClipConfig):
-        from .clip import ClipEncoder
-
-        return ClipEncoder(config, modalities)
-    return ImageBindEncoder(config, modalities)
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:

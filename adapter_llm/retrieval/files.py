@@ -1,6 +1,7 @@
 """The index's own file: vectors written as they come, and mapped from the file when they are searched.
 
 It is a safetensors file of `vectors` (N, E) float32 and, if there are any, `ids`: UTF-8, each ended by a zero byte.
+What a vector is of may stand beside them, in `entries`: a line of JSON each time another id begins.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +22,7 @@ from torch import Tensor
 from ..words import listed, not_downloaded, one_line
 
 FORMAT = "adapter_llm feature index 1"
-DATA_START = 512  # room for the header, which is written last: only then is the number of vectors known
+DATA_START = 1024  # room for the header, which is written last: only then is the number of vectors known
 FLOAT_BYTES = 4
 
 
@@ -105,8 +106,16 @@ class WholeFile:
             ) from error
 
 
-def write_index(path: str | Path, batches: Iterable[tuple[Sequence[str] | None, Tensor]]) -> None:
-    """Write batches one after the other; memory holds one batch and all ids."""
+def write_index(
+    path: str | Path,
+    batches: Iterable[tuple[Sequence[str] | None, Tensor]],
+    entries: Iterable[str] = (),
+    about: Mapping[str, str] | None = None,
+) -> None:
+    """Write batches one after the other; memory holds one batch and all ids.
+
+    `entries` are walked through behind the batches, and `about` is kept beside the format's name.
+    """
     rows, width, names = 0, 0, bytearray()
     with WholeFile(path) as file:
         file.write(bytes(DATA_START))
@@ -115,14 +124,17 @@ def write_index(path: str | Path, batches: Iterable[tuple[Sequence[str] | None, 
             rows, width = rows + len(vectors), vectors.shape[1]
             for entry in ids or ():
                 names += entry.encode("utf-8", "surrogateescape") + b"\0"  # paths may hold bytes that are no UTF-8
-        file.write(names)
         end = rows * width * FLOAT_BYTES
         header = {
-            "__metadata__": {"format": FORMAT},
+            "__metadata__": {"format": FORMAT, **(about or {})},
             "vectors": {"dtype": "F32", "shape": [rows, width], "data_offsets": [0, end]},
         }
-        if names:
-            header["ids"] = {"dtype": "U8", "shape": [len(names)], "data_offsets": [end, end + len(names)]}
+        lines = "".join(f"{entry}\n" for entry in entries).encode("ascii")
+        for name, content in (("ids", names), ("entries", lines)):
+            if content:
+                file.write(content)
+                header[name] = {"dtype": "U8", "shape": [len(content)], "data_offsets": [end, end + len(content)]}
+                end += len(content)
         length = DATA_START - 8
         file.write(length.to_bytes(8, "little") + json.dumps(header).encode().ljust(length), at=0)
 
@@ -146,7 +158,7 @@ def read_index(path: str | Path) -> tuple[Tensor, list[str] | None]:
         ) from error
     if metadata.get("format") != FORMAT:
         raise FeatureIndexError(f"{path} holds tensors and is no feature index; build one from features")
-    if not {"vectors"} <= keys <= {"vectors", "ids"} or entry["dtype"] != "F32" or len(entry["shape"]) != 2:
+    if not {"vectors"} <= keys <= {"vectors", "ids", "entries"} or entry["dtype"] != "F32" or len(entry["shape"]) != 2:
         raise FeatureIndexError(
             f"{path} holds {listed(sorted(keys))} where vectors (N, E) in float32 and ids are wanted; build it again"
         )
@@ -157,6 +169,14 @@ def read_index(path: str | Path) -> tuple[Tensor, list[str] | None]:
             f"{path} has {rows} vectors of {width} numbers and {len(ids or ())} ids; build it again"
         )
     return map_rows(path, 8 + length + entry["data_offsets"][0], rows, width), ids
+
+
+def read_entries(path: str | Path) -> tuple[list[str] | None, dict[str, str]]:
+    """The lines of `entries`, if there are any, and what is said `about` an index that `read_index` can read."""
+    with safe_open(Path(path).expanduser(), framework="numpy") as file:
+        about = {name: value for name, value in (file.metadata() or {}).items() if name != "format"}
+        lines = file.get_tensor("entries").tobytes().decode("ascii") if "entries" in file.keys() else None  # noqa: SIM118
+    return None if lines is None else lines.splitlines(), about
 
 
 def first_bytes(path: Path) -> bytes:

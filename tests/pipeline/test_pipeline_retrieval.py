@@ -79,24 +79,26 @@ def test_a_folder_becomes_an_index(pipe, photos, tmp_path, capsys):
         (tmp_path / "below" / photo.name).write_bytes(photo.read_bytes())
     (tmp_path / "broken.png").write_bytes(b"no picture")
     (tmp_path / "notes.txt").write_text("no media")
-    index = build_index(pipe, tmp_path, tmp_path / "index", batch_size=2)
-    assert index.ids == [f"below/{photo.name}" for photo in photos[:3] for _ in range(COUNT)]
+    index = build_index(pipe, tmp_path, tmp_path / "index")
+    assert index.ids == [str(tmp_path / "below" / photo.name) for photo in photos[:3] for _ in range(COUNT)]
     expected = torch.cat([F.normalize(pipe.features(image=photo), dim=-1) for photo in photos[:3]])
     torch.testing.assert_close(index.vectors(), expected)
     err = capsys.readouterr().err
     assert err.startswith("left out: ") and "broken.png" in err and err.count("\n") == 1
+    again = build_index(pipe, [tmp_path / "below", photos[3]], tmp_path / "index")
+    assert again.ids[::COUNT] == [*index.ids[::COUNT], str(photos[3])]
 
 
 @pytest.mark.parametrize("names, message", [
-    ([], "holds nothing these weights can see; they take image"),
-    (["x.png"], "none of the 1 files"),
+    ([], "there is nothing to encode; give files, or folders with files of the kinds that are read"),
+    (["x.png"], "none of the 1 inputs can be read, so .*index is not written"),
 ])  # fmt: skip
 def test_folders_without_anything_to_see(pipe, names, message, tmp_path):
     for name in names:
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(ValueError, match=message):
         build_index(pipe, tmp_path, tmp_path / "index")
-    with pytest.raises(ValueError, match="there is no folder"):
+    with pytest.raises(ValueError, match="none of the 1 inputs can be read"):
         build_index(pipe, tmp_path / "nowhere", tmp_path / "index")
 
 
