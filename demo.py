@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Ask about pictures:  python demo.py --image photo.jpg --prompt "What is in this picture?"
+"""Ask about media:  python demo.py --image photo.jpg --prompt "What is in this picture?"
 
 The answer goes to stdout, everything else to stderr. Exit codes: 0 answered, 2 wrong use, 1 anything else.
 """
@@ -9,29 +9,41 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from adapter_llm import cli
 
+if TYPE_CHECKING:
+    from adapter_llm.pipeline import Pipeline
+
 WEIGHTS = Path(__file__).resolve().parent / "weights" / "default"
+MEDIA = {  # keyword: how its argument is read, and what --help says
+    "image": (cli.media_argument, "a picture: file, URL or data: URI; repeat it to mix several, by weight"),
+    "video": (cli.media_argument, "a film: MP4, WebM, MKV, MOV, AVI or GIF"),
+    "audio": (cli.media_argument, "a recording: WAV, FLAC, OGG, MP3, M4A, Opus, or a film's sound"),
+    "text": (cli.words_argument, "words to be encoded, or the name of a text file"),
+    "depth": (cli.media_argument, "a depth map: 16-bit PNG in millimetres, float TIFF or .npy in metres"),
+    "thermal": (cli.media_argument, "a thermal picture in grey"),
+    "imu": (cli.media_argument, "accelerometer and gyroscope: CSV with named columns and time, or .npy"),
+    "point": (cli.media_argument, "a point cloud: .npy, .pt, .ply or .pcd"),
+}
+LOOKING = ("window", "hop", "pool", "mix")  # how media are read and brought together
 NO_PAGE = 'the chat page is not there yet; write --image photo.jpg --prompt "What is in this picture?"'
 
 
 def build_parser() -> cli.Parser:
     parser = cli.Parser(prog="demo", description=__doc__.partition("\n")[0])
     add = parser.add_argument
-    add(
-        "--image", action="append", default=[], type=cli.media_argument, metavar="PATH[:WEIGHT]",
-        help="a picture: file, URL or data: URI; repeat it to mix several, by weight",
-    )  # fmt: skip
-    add(
-        "--point", action="append", default=[], type=cli.media_argument, metavar="PATH[:WEIGHT]",
-        help="a point cloud: .npy, .pt, .ply or .pcd; needs weights with a point-cloud branch",
-    )  # fmt: skip
+    for name, (kind, text) in MEDIA.items():
+        add(f"--{name}", action="append", default=[], type=kind, metavar="PATH[:WEIGHT]", help=text)
     add(
         "--prompt", nargs="?", const="", metavar="TEXT",
-        help="what to ask; without TEXT, or with --image alone, a description is asked for",
+        help="what to ask; without TEXT, or with media alone, a description is asked for",
     )  # fmt: skip
+    add("--window", type=cli.number(0, open_low=True), metavar="SECONDS", help="cut recordings into such windows")
+    add("--hop", type=cli.number(0, open_low=True), metavar="SECONDS", help="between windows; default: their length")
+    add("--pool", choices=("mean", "max", "none"), help="of the windows' features; none keeps all; default: mean")
+    add("--mix", choices=("average", "concat"), help="several inputs as one mean, or side by side; default: average")
     add("--weights", default=str(WEIGHTS), metavar="DIR_OR_HUB_ID", help="default: weights/default beside demo.py")
     add("--llm", metavar="DIR_OR_HUB_ID_OR_GGUF", help="language model; default: the one the weights name")
     add("--allow-base-mismatch", action="store_true", help="use a language model other than the weights were made for")
@@ -48,13 +60,21 @@ def build_parser() -> cli.Parser:
     add("--seed", type=cli.number(0, 2**63 - 1, whole=True), metavar="N", help="makes sampled answers repeatable")
     add("--threads", type=cli.number(1, whole=True), metavar="N", help="processor threads; default: torch's choice")
     add("--json", action="store_true", help="print the answer and its numbers as one JSON object")
+    add("--explain", metavar="PNG", help="draw gates, attention and where was looked into this file; needs [plot]")
     add("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
 def answer(args: Namespace, out: TextIO) -> int:
-    images = cli.open_images(args.image)  # before anything heavy, so that mistakes cost no time
+    media = {name: getattr(args, name) for name in MEDIA if getattr(args, name)}
+    cli.check_files(found for name, given in media.items() if name != "text" for found in given)
+    if args.image:
+        media["image"] = cli.open_images(args.image)  # before anything heavy, so that mistakes cost no time
     cli.quiet()
+    if args.explain:
+        from adapter_llm import plots
+
+        plots.check(args.explain)
     from adapter_llm.pipeline import Pipeline
 
     if args.threads:
@@ -64,6 +84,7 @@ def answer(args: Namespace, out: TextIO) -> int:
     pipe = Pipeline.from_pretrained(
         weights=args.weights,
         llm=args.llm,
+        media=list(media) or None,
         device=args.device,
         dtype=args.dtype,
         index=args.index,
@@ -75,12 +96,17 @@ def answer(args: Namespace, out: TextIO) -> int:
     names = ("max_new_tokens", "temperature", "top_p", "seed")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     prompt = args.prompt or None
-    media = {name: found for name, found in (("image", images), ("point", args.point)) if found}
     if media:
+        from adapter_llm.prompts import describe
+
+        prompt = prompt or describe(list(media))
+        media |= {name: getattr(args, name) for name in LOOKING if getattr(args, name) is not None}
         if args.blend is not None:
             from adapter_llm.retrieval import RetrievalOptions
 
             media["retrieval"] = RetrievalOptions(weight=args.blend)
+        if args.explain:
+            return explain(pipe, prompt, {**media, **options}, args, out)
         options["state"] = pipe.adapt(**media)
         pipe.release_encoder()
         cli.give_back_memory()
@@ -94,14 +120,26 @@ def answer(args: Namespace, out: TextIO) -> int:
     return cli.OK
 
 
+def explain(pipe: Pipeline, prompt: str | None, inputs: dict[str, Any], args: Namespace, out: TextIO) -> int:
+    """The answer, and a picture of how the media had their say in it."""
+    from adapter_llm.plots import save
+
+    explanation = pipe.explain(prompt, **inputs)
+    save(explanation, args.explain)
+    print(explanation.answer, file=out, flush=True)
+    return cli.OK
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(arguments)
-    media = args.image + args.point
+    media = [found for name in MEDIA for found in getattr(args, name)]
     if not media and not args.prompt:
         parser.error(NO_PAGE if args.prompt is None else "there is nothing to describe; give --image or a question")
     if media and not any(weight for _, weight in media):
         parser.error("all weights are 0; give at least one input a weight above 0")
+    if not media and (args.explain or any(getattr(args, name) is not None for name in LOOKING)):
+        parser.error("--explain, --window, --hop, --pool and --mix are about media; give --image or another input")
     if args.blend is not None and args.index is None:
         parser.error("--blend says how much of an index to take in; give one with --index")
     code = cli.run(parser.prog, lambda out: answer(args, out), args.debug)

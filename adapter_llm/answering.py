@@ -69,7 +69,7 @@ class Answerer:
         new_ids = self.generate(questions, state, has_media, options)
         seconds = time.perf_counter() - started
         tokenizer, results = self.processor.tokenizer, []
-        ends = self._end_tokens()
+        ends = self.end_tokens()
         for question, ids in zip(questions, new_ids, strict=True):
             length = next((n for n, token in enumerate(ids) if token in ends), None)
             kept = ids if length is None else ids[:length]
@@ -84,7 +84,7 @@ class Answerer:
             )
         return results
 
-    def _end_tokens(self) -> set[int]:
+    def end_tokens(self) -> set[int]:
         ends = self.model.llama.generation_config.eos_token_id
         ends = [ends] if isinstance(ends, int) else list(ends or [])
         return {*ends, self.processor.tokenizer.eos_token_id}

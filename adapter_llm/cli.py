@@ -14,7 +14,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 if TYPE_CHECKING:
@@ -64,6 +65,12 @@ def media_argument(argument: str) -> tuple[str, float]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def words_argument(argument: str) -> tuple[str | Path, float]:
+    """Words to be encoded, or the name of a text file that is there, with a weight: an argparse type."""
+    source, weight = media_argument(argument)
+    return (Path(source) if os.path.isfile(source) else source), weight
+
+
 def number(low: float, high: float = math.inf, *, whole: bool = False, open_low: bool = False) -> Callable:
     """An argparse type: a finite number from `low` (excluded if `open_low`) to `high`."""
 
@@ -87,6 +94,16 @@ def device_argument(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not one of auto, cpu, cuda, cuda:1, mps")
     return text
+
+
+def check_files(sources: Iterable[tuple[object, float]]) -> None:
+    """Raise MediaError for a file that is not there, so that it is known before a model is loaded."""
+    from imagebind_encoder.media.source import MediaError, describe
+
+    for source, _ in sources:
+        if isinstance(source, str) and not (source[:5].lower() == "data:" or _URL.match(source)):
+            if not os.path.exists(source):
+                raise MediaError(f"there is no file {describe(source)}; check the path")
 
 
 def open_images(images: Sequence[tuple[str, float]]) -> list[tuple[Image.Image, float]]:

@@ -5,17 +5,21 @@ Shapes: B batch, N features, E encoder width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from imagebind_encoder.config import Modality
+
 from .adapter import AdapterState
+from .encoders import find_encoder
 from .encoding import encode_items, settled
 from .model import AdapterLLM, concatenate, mix
-from .processing import KEYWORDS, InputOptions, LoadedItem, Processor, media_items
+from .processing import KEYWORDS, InputOptions, LoadedItem, Processor, check_modality, media_items
 from .retrieval import FeatureIndex, RetrievalOptions, blend
 
 OPTIONS = ("window", "hop", "pool", "mix")  # keywords of InputOptions
@@ -136,3 +140,11 @@ class Perception:
 
     def state(self, seen: Seen) -> AdapterState:
         return self.adapt([seen.items], seen.options, seen.retrieval)
+
+
+def needed_modalities(weights: str | Path, media: Iterable[str]) -> list[Modality]:
+    """Trunks that these keywords need. Raises ValueError for a keyword that the weights cannot see."""
+    _, config, _ = find_encoder(weights)
+    for keyword in media:
+        check_modality(keyword, config.encoder)
+    return [KEYWORDS[keyword] for keyword in media]

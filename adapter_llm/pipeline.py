@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from .answering import Answerer
 from .checkpoint import Checkpoint, from_pretrained
 from .device import choose_device, choose_dtype
 from .llama import execution_device
-from .perception import LOOKING, OPTIONS, Perception, Seen
+from .perception import LOOKING, OPTIONS, Perception, Seen, needed_modalities
 from .processing import (
     KEYWORDS,
     InputOptions,
@@ -33,12 +33,16 @@ from .processing import (
     Question,
     as_published,
     check_modality,
+    given_kinds,
     keywords_of,
 )
 from .prompts import describe, with_context
 from .results import GenerationOptions, Result
 from .retrieval import FeatureIndex, RetrievalOptions, generation_vector
 from .streaming import pieces, stripped
+
+if TYPE_CHECKING:
+    from .explain import Explanation
 
 ORIGINAL_LENGTH = 512  # tokens of prompt and answer together, in LLaMA-Adapter V2 and ImageBind-LLM
 
@@ -81,15 +85,16 @@ class Pipeline:
         *,
         device: str = "auto",
         dtype: str = "auto",
-        modalities: Iterable[Modality | str] | None = None,
+        media: Iterable[str] | None = None,
         index: str | Path | None = None,
         faithful: bool = False,
         **options: Any,
     ) -> Pipeline:
         """Load a weights folder or hub id, with the decoder it names or with `llm`; `index` is a feature index's file.
 
-        `options` are `allow_base_mismatch`, `device_map`, `max_memory` and `offload_folder`: see `checkpoint`.
+        `media` are keywords of what will be looked at: only their trunks are loaded, by default all. `options` are `allow_base_mismatch`, `device_map`, `max_memory` and `offload_folder`: see `checkpoint`.
         """
+        modalities = None if media is None else needed_modalities(weights, media)
         place = choose_device(device)
         kind = choose_dtype(dtype, place)
         stored = None if index is None else FeatureIndex.open(index)
@@ -119,13 +124,13 @@ class Pipeline:
 
     def result(self, prompt: Question | None = None, **inputs: Any) -> Result:
         """Like `ask`, with the numbers."""
-        request = self._request(prompt, inputs)
+        request = self.request(prompt, inputs)
         state = self._state_of(request)
         return self.answerer.answer([request.question], state, [state is not None], request.options)[0]
 
     def stream(self, prompt: Question | None = None, **inputs: Any) -> Iterator[str]:
         """Like `ask`, in pieces as they are written. Leaving the loop stops the model."""
-        request = self._request(prompt, inputs)
+        request = self.request(prompt, inputs)
         if request.options.num_beams > 1:
             raise ValueError("beams cannot be streamed: which one wins is known at the end; use ask")
         state = self._state_of(request)
@@ -134,6 +139,12 @@ class Pipeline:
             self.answerer.generate([request.question], state, [state is not None], request.options, **kwargs)
 
         return stripped(pieces(work, self.processor.tokenizer))
+
+    def explain(self, prompt: Question | None = None, **inputs: Any) -> Explanation:
+        """The answer of `ask` with the same arguments, and how it came about: see docs/explain.md."""
+        from .explain import explain  # looks at every layer: nothing of it is needed otherwise
+
+        return explain(self, prompt, **inputs)
 
     def caption(
         self,
@@ -222,12 +233,12 @@ class Pipeline:
             raise ValueError(f"there is nothing to look at; give {' or '.join(KEYWORDS)}")
         return seen
 
-    def _request(self, prompt: Question | None, inputs: dict[str, Any]) -> Request:
+    def request(self, prompt: Question | None, inputs: dict[str, Any]) -> Request:
         """Sort the arguments of a call, and load its media: whatever is wrong with them is known at once."""
         state, context = (inputs.pop(name, None) for name in ("state", "context"))
         shown = {name: inputs.pop(name) for name in list(inputs) if name in LOOKING}
         options = GenerationOptions(**inputs)
-        kinds = [name for name in KEYWORDS if shown.get(name) not in (None, [])]
+        kinds = given_kinds(shown)
         if state is not None and kinds:
             raise ValueError("give either media or a state, not both")
         if prompt is None and state is None and not kinds:

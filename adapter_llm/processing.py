@@ -93,6 +93,12 @@ def media_items(weights: Mapping[str, float] | None = None, **media: Any) -> lis
     return items
 
 
+def given_kinds(inputs: Mapping[str, Any]) -> list[str]:
+    """The media keywords that hold something."""
+    given = {name: inputs[name] for name in KEYWORDS if inputs.get(name) is not None}
+    return [name for name, value in given.items() if not isinstance(value, list) or value]
+
+
 @dataclass(frozen=True)
 class LoadedItem:
     """What a file became: a tensor, or the windows of a recording, read while they are encoded, or their features."""

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 LOADING = {"weights": str(ROOT / "weights" / "default"), "llm": None, "device": "auto", "dtype": "auto", "index": None,
-           "faithful": False, "allow_base_mismatch": False, "device_map": None, "offload_folder": None}  # fmt: skip
+           "media": ["image"], "faithful": False, "allow_base_mismatch": False, "device_map": None, "offload_folder": None}  # fmt: skip
 
 
 class Answer:
@@ -91,20 +91,23 @@ def test_the_answer_is_all_that_stdout_gets(fake, photo, capsys):
     assert image.size == (12, 8) and weight == 1
 
 
-def test_every_option_reaches_the_pipeline(fake, photo, monkeypatch):
+def test_every_option_reaches_the_pipeline(fake, photo, monkeypatch, tmp_path):
     threads = []
     monkeypatch.setattr("torch.set_num_threads", threads.append)
     arguments = "--weights w --llm l.gguf --device cuda:1 --dtype bfloat16 --max-new-tokens 9 --temperature 0.5"
     arguments += " --top-p 0.9 --seed 7 --threads 3 --allow-base-mismatch --faithful --index i --device-map balanced"
     arguments += " --offload-folder o"
-    arguments += " --point a.ply:0.2 --blend 0.25"
+    cloud = tmp_path / "a.ply"
+    cloud.touch()
+    arguments += f" --point {cloud}:0.2 --blend 0.25 --window 4 --hop 2.5 --pool max --mix concat"
     assert run("--image", f"{photo}:0.7", "--image", f"{photo}:0.3", "--prompt", "x", *arguments.split()) == 0
     (_, loaded), (_, seen), (_, _, asked) = fake.calls
     assert loaded == {"weights": "w", "llm": "l.gguf", "device": "cuda:1", "dtype": "bfloat16", "index": "i",
                       "faithful": True, "allow_base_mismatch": True, "device_map": "balanced",
-                      "offload_folder": "o"}  # fmt: skip
+                      "offload_folder": "o", "media": ["image", "point"]}  # fmt: skip
     assert [weight for _, weight in seen["image"]] == [0.7, 0.3]
-    assert seen["point"] == [("a.ply", 0.2)]
+    assert seen["point"] == [(str(cloud), 0.2)]
+    assert [seen[name] for name in demo.LOOKING] == [4, 2.5, "max", "concat"]
     assert seen["retrieval"].weight == 0.25
     assert asked == {"state": "what was seen", "max_new_tokens": 9, "temperature": 0.5, "top_p": 0.9, "seed": 7}
     assert threads == [3]
@@ -129,7 +132,7 @@ def test_options_fit_the_real_pipeline():
 @pytest.mark.parametrize("prompt", [["--prompt"], [], ["--prompt", ""]])
 def test_without_words_a_description_is_asked_for(fake, photo, prompt):
     assert run("--image", photo, *prompt) == 0
-    assert fake.calls[2][1] is None
+    assert fake.calls[2][1] == "Describe this picture."
 
 
 def test_a_question_needs_no_picture(fake, capsys):
@@ -151,6 +154,8 @@ def test_json_is_one_object(fake, photo, capsys):
     ("--image PHOTO:0 --image PHOTO:0", "all weights are 0"),
     ("--point PHOTO:0", "all weights are 0"),
     ("--image PHOTO --blend 0.5", "give one with --index"),
+    ("--prompt x --window 2", "are about media"), ("--prompt x --explain e.png", "are about media"),
+    ("--image PHOTO --window 0", "number above 0"), ("--image PHOTO --pool sum", "invalid choice: 'sum'"),
     ("--image PHOTO --index x --blend 1.5", "'1.5' is not a number from 0 to 1"),
     ("--prompt x --device tpu", "'tpu' is not one of auto, cpu, cuda, cuda:1, mps"),
     ("--prompt x --dtype int8", "invalid choice: 'int8'"), ("--prompt x --max-new-tokens 0", "whole number from 1 up"),
@@ -158,12 +163,45 @@ def test_json_is_one_object(fake, photo, capsys):
     ("--prompt x --temperature nan", "number from 0 up"), ("--prompt x --temperature inf", "number from 0 up"),
     ("--prompt x --top-p 0", "number above 0, up to 1"), ("--prompt x --top-p 1.1", "number above 0, up to 1"),
     ("--prompt x --seed x", "whole number from 0 to"), ("--prompt x --threads 0", "whole number from 1 up"),
-    ("--video x.mp4", "unrecognized arguments: --video"), ("x.jpg", "unrecognized arguments: x.jpg"),
+    ("--smell x", "unrecognized arguments: --smell"), ("x.jpg", "unrecognized arguments: x.jpg"),
 ])  # fmt: skip
 def test_wrong_use_is_two_and_a_line(fake, photo, capsys, arguments, message):
     assert run(*arguments.replace("PHOTO", photo).split()) == 2
     out, err = capsys.readouterr()
     assert out == "" and message in err and err.count("\n") == 1 and err.startswith("demo: ")
+    assert fake.calls == []
+
+
+def test_every_kind_of_media_has_its_keyword(fake, tmp_path):
+    """One file of each, one with a weight; words are words unless they name a file."""
+    from adapter_llm.processing import KEYWORDS
+
+    assert list(demo.MEDIA) == list(KEYWORDS)
+    arguments = []
+    for name in demo.MEDIA:
+        (tmp_path / name).touch()
+        arguments += [f"--{name}", f"{tmp_path / name}:0.5"] if name != "image" else []
+    assert run(*arguments, "--text", "a dog: barking", "--text", "no such file.txt:0.25", "--prompt", "x") == 0
+    (_, loaded), (_, seen), _ = fake.calls
+    assert loaded["media"] == list(seen) == list(KEYWORDS)[1:]
+    assert seen["audio"] == [(str(tmp_path / "audio"), 0.5)]
+    assert seen["text"] == [(tmp_path / "text", 0.5), ("a dog: barking", 1.0), ("no such file.txt", 0.25)]
+
+
+@pytest.mark.parametrize("media, prompt", [
+    (["audio"], "Describe this sound."), (["video"], "Describe this video."), (["imu"], "Describe this movement."),
+    (["depth", "thermal"], "Describe this picture."), (["audio", "video"], "Describe this."),
+])  # fmt: skip
+def test_a_description_is_of_what_was_given(fake, tmp_path, media, prompt):
+    (tmp_path / "a").touch()
+    assert run(*(word for name in media for word in (f"--{name}", str(tmp_path / "a")))) == 0
+    assert fake.calls[-1][1] == prompt
+
+
+@pytest.mark.parametrize("name", [name for name in demo.MEDIA if name != "text"])
+def test_a_file_that_is_not_there_is_known_before_the_model_is_loaded(fake, capsys, name):
+    assert run(f"--{name}", "nowhere.xyz:0.5", "--prompt", "x") == 1
+    assert capsys.readouterr().err == "demo: there is no file 'nowhere.xyz'; check the path\n"
     assert fake.calls == []
 
 

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from PIL import Image
@@ -14,7 +15,15 @@ from adapter_llm.config import AdapterConfig, AdapterLLMConfig, ConnectorConfig,
 from adapter_llm.manifest import DecoderRecord, Manifest
 from adapter_llm.model import AdapterLLM
 from adapter_llm.sources import record_of
-from imagebind_encoder import EncoderConfig, ImageConfig, PatchStemConfig, TrunkConfig
+from imagebind_encoder import (
+    AudioConfig,
+    EncoderConfig,
+    ImageConfig,
+    ImuConfig,
+    PatchStemConfig,
+    TrunkConfig,
+    VideoConfig,
+)
 
 SYSTEM = "You see a picture."
 TEMPLATE = (
@@ -77,12 +86,28 @@ def config() -> AdapterLLMConfig:
     )
 
 
-def build(decoder) -> tuple[AdapterLLM, Manifest]:
+def every_sense() -> AdapterLLMConfig:
+    """Small weights that take every kind of input but point clouds."""
+    plane = PatchStemConfig(channels=1, size=(32, 32), kernel=(16, 16), stride=(16, 16))
+    stems = {
+        "audio": PatchStemConfig(channels=1, size=(16, 30), kernel=(8, 8), stride=(4, 4)),
+        "text": None,
+        "depth": plane,
+        "thermal": plane,
+    }
+    plain, trunks = config(), dict(config().encoder.trunks)
+    trunks |= {name: TrunkConfig(10, 1, 2, num_cls_tokens=7, stem=stem) for name, stem in stems.items()}
+    audio, video = AudioConfig(seconds=0.3, overlap="separate"), VideoConfig(clips=2, seconds=0.4, crops=1)
+    encoder = EncoderConfig(20, trunks, ImageConfig(size=42), video=video, audio=audio, imu=ImuConfig(seconds=1.0))
+    return replace(plain, encoder=encoder)
+
+
+def build(decoder, sizes: AdapterLLMConfig | None = None) -> tuple[AdapterLLM, Manifest]:
     """A model with random weights, none of them a constant, and gates wide open."""
     llama = LlamaForCausalLM.from_pretrained(decoder)
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        parts = build_parts(config(), llama.config, device="cpu")
+        parts = build_parts(sizes or config(), llama.config, device="cpu")
         for part, amount in (("encoder", 0.3), ("connector", 0.2), ("adapter", 0.5)):
             shaken(parts[part], amount)
         gates = parts["adapter"].gates
@@ -91,9 +116,9 @@ def build(decoder) -> tuple[AdapterLLM, Manifest]:
     return AdapterLLM(llama=llama, **parts).eval(), Manifest(DecoderRecord.of(llama.config, "tiny-llama"))
 
 
-def save_weights(folder, decoder, dtype=torch.float32):
-    model, manifest = build(decoder)
-    save_pretrained(folder, model, config(), manifest, dtype)
+def save_weights(folder, decoder, dtype=torch.float32, sizes: AdapterLLMConfig | None = None):
+    model, manifest = build(decoder, sizes)
+    save_pretrained(folder, model, sizes or config(), manifest, dtype)
     return model
 
 

@@ -311,14 +311,15 @@ def test_a_decoder_without_a_tokenizer(weights, own_decoder):
 def test_only_the_trunks_in_use_are_built_and_read(copy, decoder):
     edit(ENCODER, lambda t: t.pop("heads.imu.projection.weight"))(copy)
     assert "missing heads.imu" in refusal(copy, llm=decoder)
-    encoder = Pipeline.from_pretrained(copy, llm=decoder, dtype="float32", modalities=["vision"]).model.encoder
+    encoder = Pipeline.from_pretrained(copy, llm=decoder, dtype="float32", media=["image"]).model.encoder
     assert encoder.modalities == (Modality.VISION,)
     assert not [name for name in encoder.state_dict() if "imu" in name]
 
 
 def test_modalities_that_are_not_there(weights, decoder, no_decoder):
-    assert "no modality 'smell'" in refusal(weights, llm=decoder, modalities=["smell"])
-    assert "trunks for vision, imu" in refusal(weights, llm=decoder, modalities=["audio"])
+    assert "unknown media smell; there are image, video" in refusal(weights, llm=decoder, media=["smell"])
+    text = refusal(weights, llm=decoder, media=["image", "audio"])
+    assert "these weights take image, video, imu, not audio" in text and "weights/README.md" in text
 
 
 def contents(folder):
