@@ -62,6 +62,8 @@ def build_parser() -> cli.Parser:
     evaluate = commands.add_parser("evaluate", help="score weights on labelled photos that training left out")
     evaluate.add_argument("data", type=Path, help=DATA)
     evaluate.add_argument("--wordnet", type=Path, help=f"{WORDNET}; needed for questions about kinds")
+    evaluate.add_argument("--sounds", type=Path, metavar="DIR", help="labelled recordings: classes.csv and clips.csv")
+    evaluate.add_argument("--motion", type=Path, metavar="DIR", help="the same of accelerometer and gyroscope")
     evaluate.add_argument("--weights", default=WEIGHTS)
     evaluate.add_argument("--llm")
     evaluate.add_argument("--device", default="auto", type=cli.device_argument)
@@ -133,7 +135,8 @@ def train_default(args: Namespace, out: TextIO) -> int:
 
 
 def score(args: Namespace, out: TextIO) -> int:
-    from .evaluate import measure
+    from .evaluate import measure, read_labels
+    from .evaluate_senses import measure_senses
     from .pipeline import Pipeline
     from .recipe import OBJECTS_HELD_OUT, SCENES_HELD_OUT
     from .vocabulary import load_concepts
@@ -145,6 +148,8 @@ def score(args: Namespace, out: TextIO) -> int:
     pipe = Pipeline.from_pretrained(args.weights, args.llm, device=args.device, dtype=args.dtype)
     shares = (1.0, 1.0) if args.all else (OBJECTS_HELD_OUT, SCENES_HELD_OUT)
     scores = measure(pipe, args.data, concepts, *shares)
+    photos = read_labels(args.data / "objects.csv", args.data / "objects")
+    scores |= measure_senses(pipe, photos, {"audio": args.sounds, "imu": args.motion})
     print(json.dumps({name: str(value) for name, value in scores.items()}, indent=1), file=out)
     if args.missed:
         for name, value in scores.items():

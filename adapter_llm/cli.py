@@ -101,9 +101,9 @@ def check_files(sources: Iterable[tuple[object, float]]) -> None:
     from imagebind_encoder.media.source import MediaError, describe
 
     for source, _ in sources:
-        if isinstance(source, str) and not (source[:5].lower() == "data:" or _URL.match(source)):
-            if not os.path.exists(source):
-                raise MediaError(f"there is no file {describe(source)}; check the path")
+        elsewhere = not isinstance(source, str) or source[:5].lower() == "data:" or _URL.match(source)
+        if not elsewhere and not os.path.exists(source):
+            raise MediaError(f"there is no file {describe(source)}; check the path")
 
 
 def open_images(images: Sequence[tuple[str, float]]) -> list[tuple[Image.Image, float]]:

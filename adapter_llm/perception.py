@@ -138,6 +138,24 @@ class Perception:
         present = torch.tensor([bool(items) for items in questions], device=self.device)
         return self.model.adapt(features, None if all(questions) else present)
 
+    @torch.inference_mode()
+    def head_outputs(self, seen: Seen) -> tuple[dict[Modality, Tensor], Tensor, Tensor]:
+        """Head outputs (M, N, E) of whole inputs, the row of each, which is 0, and their weights: for image generators.
+
+        Raises ValueError for recordings in windows.
+        """
+        outputs: dict[Modality, list[Tensor]] = {}
+        weights: dict[Modality, list[float]] = {}
+        for item in seen.items:
+            if item.tensor is None:
+                raise ValueError("pictures are generated from whole inputs; leave window, hop and pool out")
+            found = self.model.encoder.head_outputs({item.modality: item.tensor[None].to(self.device)})
+            outputs.setdefault(item.modality, []).append(found[item.modality])
+            weights.setdefault(item.modality, []).append(item.weight)
+        in_order = torch.tensor([weight for found in weights.values() for weight in found], device=self.device)
+        rows = torch.zeros(len(in_order), dtype=torch.long, device=self.device)
+        return {name: torch.cat(found) for name, found in outputs.items()}, rows, in_order
+
     def state(self, seen: Seen) -> AdapterState:
         return self.adapt([seen.items], seen.options, seen.retrieval)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from imagebind_encoder.config import EncoderConfig, Modality
+from imagebind_encoder.config import EncoderConfig
 
 from .adapter import AdapterState
 from .answering import Answerer
@@ -92,7 +92,8 @@ class Pipeline:
     ) -> Pipeline:
         """Load a weights folder or hub id, with the decoder it names or with `llm`; `index` is a feature index's file.
 
-        `media` are keywords of what will be looked at: only their trunks are loaded, by default all. `options` are `allow_base_mismatch`, `device_map`, `max_memory` and `offload_folder`: see `checkpoint`.
+        `media` are keywords of what will be looked at: only their trunks are loaded, by default all. `options` are
+        `allow_base_mismatch`, `device_map`, `max_memory` and `offload_folder`: see `checkpoint`.
         """
         modalities = None if media is None else needed_modalities(weights, media)
         place = choose_device(device)
@@ -182,7 +183,11 @@ class Pipeline:
         return results
 
     def embed(self, *, normalized: bool = True, **media: Any) -> Tensor:
-        """One vector (E,) for the inputs: the mean over class tokens, of unit length if `normalized`."""
+        """One vector (E,) for the inputs: the mean over class tokens, of unit length if `normalized`.
+
+        If not, it is shorter the less tokens and inputs agree. Logit scales never count here: features are mixed as
+        directions. `space.embedder.Embedder` keeps them on request; see docs/retrieval.md.
+        """
         vector = self.features(**media).mean(0)
         return F.normalize(vector, dim=-1) if normalized else vector
 
@@ -211,18 +216,8 @@ class Pipeline:
         if not isinstance(self.config.encoder, EncoderConfig):
             raise ValueError("these weights see through CLIP; pictures are generated from ImageBind's features")
         seen = self._media(media)
-        outputs: dict[Modality, list[Tensor]] = {}
-        weights: dict[Modality, list[float]] = {}
-        for item in seen.items:
-            if item.tensor is None:
-                raise ValueError("pictures are generated from whole inputs; leave window, hop and pool out")
-            found = self.model.encoder.head_outputs({item.modality: item.tensor[None].to(self.perception.device)})
-            outputs.setdefault(item.modality, []).append(found[item.modality])
-            weights.setdefault(item.modality, []).append(item.weight)
-        stacked = {name: torch.cat(found) for name, found in outputs.items()}
-        in_order = torch.tensor([weight for found in weights.values() for weight in found], device=self.device)
-        rows = torch.zeros(len(in_order), dtype=torch.long, device=self.device)
-        return generation_vector(stacked, rows, in_order, 1, self.index, seen.retrieval or RetrievalOptions())
+        outputs, rows, weights = self.perception.head_outputs(seen)
+        return generation_vector(outputs, rows, weights, 1, self.index, seen.retrieval or RetrievalOptions())
 
     def _media(self, inputs: dict[str, Any]) -> Seen:
         """Media keywords, loaded. Raises TypeError for what is no such keyword, ValueError if there are none."""

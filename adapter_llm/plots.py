@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 
-from torch import Tensor
-
 from imagebind_encoder.config import Modality
 
-from .explain import Explanation, View
 from .words import listed
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # `check` is to cost nothing
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from .explain import Explanation, View
 
 WIDTH, DPI = 15.0, 100  # inches, and pixels an inch
 VIEWS = 3  # that are drawn; all of them are in the explanation
@@ -84,7 +85,7 @@ def _said(told: Explanation) -> list[str]:
     drawn = min(len(told.views), VIEWS)
     columns = round(118 * _room(drawn) / (_room(drawn) + 2 * drawn))
     lines = ["Question:", *_wrapped(told.question, columns, 5), "", "Answer:", *_wrapped(told.answer, columns, 6)]
-    return [*lines, "", f"(and {len(told.views) - drawn} more views)"] if len(told.views) > drawn else lines
+    return [*lines, "", f"(views not drawn: {len(told.views) - drawn})"] if len(told.views) > drawn else lines
 
 
 def _room(views: int) -> float:
@@ -117,7 +118,7 @@ def _draw_view(axes: Axes, view: View, title: str, **style: Any) -> None:
 def _draw_map(axes: Axes, view: View) -> None:
     """The map over the input, whose own colours are taken away."""
     grey = view.shown if view.shown.ndim == 2 else view.shown.float().mean(2)
-    _draw_view(axes, View(view.modality, grey, view.patch_map, view.extent), "where the connector looked", alpha=0.9)
+    _draw_view(axes, replace(view, shown=grey), "where the connector looked", alpha=0.9)
     limits = axes.get_xlim(), axes.get_ylim()
     axes.imshow(
         view.patch_map.numpy(), extent=view.extent, interpolation="bicubic", cmap=SEQUENTIAL, vmin=0, alpha=0.55

@@ -135,8 +135,8 @@ def check_modality(keyword: str, config: EncoderConfig | ClipConfig) -> None:
         raise ValueError(f"unknown media {keyword}; there are {', '.join(KEYWORDS)}")
     if keyword not in keywords_of(config):
         raise ValueError(
-            f"these weights take {listed(keywords_of(config))}, not {keyword}; ImageBind's published weights take every "
-            "kind but point, and its point-cloud variant that, too: weights/README.md says how to get them"
+            f"these weights take {listed(keywords_of(config))}, not {keyword}; ImageBind's published weights take "
+            "every kind but point, and its point-cloud variant that, too: weights/README.md says how to get them"
         )
 
 

@@ -122,9 +122,9 @@ class Film:
         count, end, time = 0, 0.0, None
         try:
             for packet in container.demux():
-                self._file.searched = 0
                 if not packet.size:  # what a decoder gets at the end
                     continue
+                self._file.searched = 0
                 if packet.pts is not None:
                     end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
                 if packet.stream_index == stream.index:

@@ -50,12 +50,10 @@ def _mel(frequency: torch.Tensor) -> torch.Tensor:
 
 @lru_cache(maxsize=8)
 def _filter_bank(bins: int, rate: int, lines: int) -> torch.Tensor:
-    """(lines / 2 + 1, bins): the weight of each line of the spectrum in each bin; the last line has none."""
+    """(lines / 2 + 1, bins): the weight of each line of the spectrum in each bin."""
     spectrum = _mel(torch.arange(lines // 2 + 1, dtype=torch.float64) * rate / lines)
     low, high = _mel(torch.tensor([LOWEST, rate / 2], dtype=torch.float64))
     edges = low + torch.arange(bins + 2) * ((high - low) / (bins + 1))
     rising = (spectrum[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - spectrum[:, None]) / (edges[2:] - edges[1:-1])
-    bank = torch.minimum(rising, falling).clamp_(min=0).float()
-    bank[-1] = 0
-    return bank
+    return torch.minimum(rising, falling).clamp_(min=0).float()

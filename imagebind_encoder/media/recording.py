@@ -44,11 +44,11 @@ class Recording:
         self.rate = self.channels = 0
         self.expected: int | None = None
         self.samples: int | None = None
+        self._given: tuple[torch.Tensor, int] | None = None
         if isinstance(source, Waveform):
-            self.name, self._waveform = "the waveform", source
-            _as_tensor(source.samples)
+            self.name, self._given = "the waveform", (_as_tensor(source.samples), source.rate)
             return
-        self.name, self._waveform = describe(source), None
+        self.name = describe(source)
         # A download is kept: a file whose length is not known is read twice.
         self._source, self._fetch = source, lru_cache(maxsize=1)(fetch or fetch_url)
 
@@ -57,7 +57,7 @@ class Recording:
 
         Raises MediaError, see `load_audio`: for a source that cannot be opened at once, for damage where it is.
         """
-        blocks = self._checked(self._joined() if self._waveform is None else self._split())
+        blocks = self._checked(self._joined() if self._given is None else self._split(*self._given))
         first = next(blocks, None)
         if first is None:
             raise MediaError(f"{self.name} holds no samples; check that it was recorded or copied completely")
@@ -77,9 +77,8 @@ class Recording:
             yield block
         self.samples = position
 
-    def _split(self) -> Iterator[torch.Tensor]:
-        samples = _as_tensor(self._waveform.samples)
-        self._begin(self._waveform.rate, samples.shape[0])
+    def _split(self, samples: torch.Tensor, rate: int) -> Iterator[torch.Tensor]:
+        self._begin(rate, samples.shape[0])
         self.expected = samples.shape[1]
         yield from samples.split(BLOCK, dim=1) if self.expected else ()
 

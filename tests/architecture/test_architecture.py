@@ -49,6 +49,7 @@ SAME_LEVEL = {
     "senses": {"vocabulary", "sentences", "data", "sounds"},
     "train": {"vocabulary", "sentences", "data", "warm_start", "train_encoder"},
     "evaluate": {"vocabulary", "data"},
+    "evaluate_senses": {"vocabulary", "evaluate"},
 }
 TENSORS_ONLY = ["adapter_llm.connector", "adapter_llm.adapter", "adapter_llm.llama", "adapter_llm.model",
                 "imagebind_encoder.modeling", "imagebind_encoder.stems", "imagebind_encoder.transformer",

@@ -81,6 +81,15 @@ def test_a_said_unit_counts(millimetres, form):
     close(load_depth(give(coarse), DepthConfig(focal=35.0, unit="metres"), SIZE), expected(coarse.astype(float)))
 
 
+def test_colours_that_are_all_grey_are_grey():
+    grey = numpy.random.default_rng(6).integers(1, 256, SIZE).astype(numpy.uint8)
+    config = DepthConfig(unit="disparity")
+    wanted = load_depth(grey, config, SIZE)
+    rgb = numpy.stack([grey] * 3, axis=-1)
+    for source in (rgb, encode(rgb), torch.from_numpy(rgb).permute(2, 0, 1)):
+        close(load_depth(source, config, SIZE), wanted)
+
+
 def test_the_numbers_of_the_config(millimetres):
     metres = millimetres / 1000
     for changes in (
@@ -157,6 +166,18 @@ def test_no_disparity_is_far_away_and_no_hole():
 def test_any_shape_becomes_the_size(shape, size):
     found = load_depth(numpy.full(shape, 3.0), DepthConfig(focal=400.0), size)
     close(found, expected(numpy.full(size, 3.0), DepthConfig(focal=400.0)))
+
+
+def test_resizing_is_the_mean_of_disparities():
+    """Of all the pixels that a new one stands for, and nothing beyond them at an edge."""
+    metres = numpy.full((4 * ROWS, 4 * COLUMNS), 2.0)
+    metres[:, ::2] = 4.0
+    wanted = (expected(numpy.array([[2.0]])) + expected(numpy.array([[4.0]]))) / 2
+    close(load_depth(metres, CONFIG, SIZE), wanted.expand(1, *SIZE), 0.01)
+    metres[:, : 2 * COLUMNS] = 5.0
+    found = load_depth(metres, CONFIG, SIZE)
+    assert found.min() >= expected(numpy.array([[5.0]])) - 1e-5
+    assert found.max() <= expected(numpy.array([[2.0]])) + 1e-5
 
 
 def test_the_middle_is_kept():

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from imagebind_encoder import ConfigError, ImuConfig, MediaError
-from imagebind_encoder.media import imu_table
+from imagebind_encoder.media import Limits, imu_table
 from imagebind_encoder.media.imu import Motion, imu_windows, load_imu
 from imagebind_encoder.media.windows import Windows
 
@@ -356,10 +356,13 @@ def test_other_bad_sources(tmp_path, channels, monkeypatch):
     (tmp_path / "empty.csv").write_bytes(b"")
     (tmp_path / "long.csv").write_bytes(named(channels))
     monkeypatch.setattr(imu_table, "MAX_BYTES", 9999)
+    monkeypatch.setattr(imu_table, "DEFAULT_LIMITS", Limits(max_bytes=8999))
+    (tmp_path / "long.npy").write_bytes(npy(numpy.zeros((6, 190))))
     for source, words in (
         (tmp_path / "cut.npy", "cut off"),
         (tmp_path / "empty.csv", "is empty"),
         (tmp_path / "nothing.csv", "no file"),
+        (tmp_path / "long.npy", "more than 8999 bytes; save it as CSV"),
         (tmp_path, "directory"),
         (tmp_path / "long.csv", "more than the 9999"),
         (7, "no media source"),

@@ -13,7 +13,7 @@ from imagebind_encoder.media.mel import EPSILON, frame_length, mel_spectrogram
 from imagebind_encoder.media.recording import Recording
 from imagebind_encoder.media.resample import resample, resampler
 
-RATES = [(8000, 16000), (22050, 16000), (44100, 16000), (48000, 16000), (7919, 16000), (16000, 7919), (500, 16000)]
+RATES = [(8000, 16000), (22050, 16000), (44100, 16000), (48000, 16000), (7919, 16000), (16000, 7919), (501, 16000)]
 
 
 def mel_by_definition(samples, bins, rate):
@@ -83,26 +83,22 @@ def test_less_than_a_frame_is_refused():
         mel_spectrogram(torch.zeros(399))
 
 
-def resampled_by_definition(samples, rate, wanted, number):
-    """Sample `number` at the new rate: the sum over all of the old ones."""
+def resampled_by_definition(samples, rate, wanted):
+    """Every sample at the new rate is a sum over all of the old ones."""
     cutoff = 0.99 * min(rate, wanted)
-    total = 0.0
-    for place, sample in enumerate(samples):
-        crossing = (place / rate - number / wanted) * cutoff
-        if abs(crossing) < 6:
-            hann = math.cos(math.pi * crossing / 12) ** 2
-            total += sample * hann * numpy.sinc(crossing) * cutoff / rate
-    return total
+    numbers = numpy.arange(math.ceil(len(samples) * wanted / rate))
+    crossing = (numpy.arange(len(samples)) / rate - numbers[:, None] / wanted) * cutoff
+    hann = numpy.where(abs(crossing) < 6, numpy.cos(math.pi * crossing / 12) ** 2, 0)
+    return numpy.sinc(crossing) * hann @ samples * cutoff / rate
 
 
 @pytest.mark.parametrize("rate, wanted", RATES)
 def test_resampling_is_what_it_is_defined_to_be(rate, wanted):
-    waveform = torch.randn(611)
+    waveform = torch.randn(411)
     found = resample(waveform, rate, wanted)
-    assert found.shape == (math.ceil(611 * wanted / rate),) and found.dtype == torch.float32
-    numbers = sorted({0, 1, 7, len(found) // 3, len(found) // 2, len(found) - 2, len(found) - 1})
-    expected = [resampled_by_definition(waveform.tolist(), rate, wanted, number) for number in numbers]
-    assert numpy.abs(found[numbers].numpy() - expected).max() < 1e-5
+    expected = resampled_by_definition(waveform.double().numpy(), rate, wanted)
+    assert found.shape == expected.shape and found.dtype == torch.float32
+    assert numpy.abs(found.numpy() - expected).max() < 1e-5
 
 
 @pytest.mark.parametrize("rate, wanted", [*RATES, (16000, 16000)])

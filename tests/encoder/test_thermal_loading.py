@@ -95,6 +95,9 @@ def test_dead_pixels_do_not_count(counts):
     assert (found[0, 0, 0], found[0, 9, 9]) == (1, 0)
     found[0, 0, 0], found[0, 9, 9] = usual[0, 0, 0], usual[0, 9, 9]
     close(found, usual, 0.05)
+    large = numpy.tile(counts, (4, 4))
+    large[0, 0] = 65535
+    assert load_thermal(large).mean() > 0.2  # and so it is by default
 
 
 def test_full_range(counts):

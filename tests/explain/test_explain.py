@@ -8,11 +8,13 @@ import pytest
 import tiny
 import torch
 
+from adapter_llm import processing
 from adapter_llm.explain import Explanation, explain
 from adapter_llm.explain.answer import gate_factors, token_texts
 from adapter_llm.explain.rollout import connector_rollout
 from adapter_llm.explain.views import views
 from adapter_llm.pipeline import Pipeline
+from adapter_llm.retrieval import FeatureIndex, RetrievalOptions
 from imagebind_encoder import MediaError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -148,6 +150,13 @@ def test_shut_gates_explain_nothing(weights, decoder, one):
     tiny.assert_close(patch_map, expected.patch_map)
 
 
+def test_blanks_around_an_answer_are_tokens_and_not_the_answer(pipe, one):
+    with folders.says(pipe, " \n A dog<|im_start|> here. \n"):
+        told = explain(pipe, QUESTION, image=one)
+    assert told.answer == "A dog here."
+    assert "".join(told.tokens[told.prompt_length :]) == " \n A dog<|im_start|> here. \n"
+
+
 def test_an_empty_answer_is_explained(pipe, one):
     with folders.says(pipe, ""):
         told = explain(pipe, QUESTION, image=one)
@@ -183,6 +192,38 @@ def test_several_pictures_have_a_map_each(pipe, one, two, mix):
         (expected,) = views(pipe.model.encoder, loaded, attention[start : start + FEATURES], pipe.device)
         tiny.assert_close(view.patch_map, expected.patch_map)
         assert torch.equal(view.shown, expected.shown)
+
+
+def test_recordings_read_in_windows_are_read_once_and_have_no_view(pipe, one, monkeypatch):
+    def load(keyword, source, *args):
+        return original(keyword, source, *args) if keyword == "image" else iter(torch.randn(3, 6, 80, generator=seed()))
+
+    def seed():
+        return torch.Generator().manual_seed(1)
+
+    original = processing.load_source
+    monkeypatch.setattr(processing, "load_source", load)
+    media = {"imu": "x.csv", "image": one, "window": 1.0, "pool": "none", "mix": "concat", "max_new_tokens": 5}
+    told = explain(pipe, QUESTION, **media)
+    assert told.answer == pipe.ask(QUESTION, **media)
+    (view,) = told.views
+    taken = told.contribution.sum((0, 1, 3))
+    features = pipe.features(**{name: media[name] for name in ("imu", "image", "window", "pool", "mix")})
+    assert len(features) == 4 * FEATURES
+    attention = (taken / taken.sum() @ connector_rollout(pipe.model.connector, features))[:FEATURES]
+    loaded = pipe.request(None, {"image": one}).seen.items[0]
+    (expected,) = views(pipe.model.encoder, loaded, attention, pipe.device)
+    tiny.assert_close(view.patch_map, expected.patch_map)
+
+
+def test_neighbours_in_an_index_are_blended_in(weights, decoder, one, tmp_path):
+    vectors = torch.nn.functional.normalize(torch.randn(30, 20), dim=-1)
+    FeatureIndex.build([(None, vectors)], tmp_path / "x.index")
+    pipe = Pipeline.from_pretrained(weights, llm=decoder, device="cpu", dtype="float32", index=tmp_path / "x.index")
+    options = {"image": one, "max_new_tokens": 9}
+    whole, half = (explain(pipe, QUESTION, retrieval=RetrievalOptions(weight=weight), **options) for weight in (0, 1))
+    assert half.answer == pipe.ask(QUESTION, retrieval=RetrievalOptions(weight=1), **options)
+    assert not torch.equal(whole.attention[..., : whole.prompt_length], half.attention[..., : half.prompt_length])
 
 
 def test_a_state_is_explained_without_views(pipe, one):

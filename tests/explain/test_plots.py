@@ -142,7 +142,7 @@ def test_labels_can_be_read(matplotlib):
 def test_each_view_has_two_panels_up_to_three(matplotlib, count, panels):
     _, (seen, _, _) = drawn(made(answer=3, views=tuple(view() for _ in range(count))))
     assert len(seen) == panels
-    assert ("(and 1 more views)" in seen[-1].texts[0].get_text()) == (count == 4)
+    assert ("(views not drawn: 1)" in seen[-1].texts[0].get_text()) == (count == 4)
 
 
 def test_low_notes_are_at_the_bottom_and_maps_turn_with_their_sounds(matplotlib):

@@ -117,7 +117,7 @@ def test_wrong_use_is_one_line(run, media, arguments, message):
     (["embed", "{media}/notes.md", "--output", "{media}/y.npz"], "none of the 1 inputs can be read"),
     (["search", "--index", "{media}/none", "--image", "{media}/0.png"], "none cannot be read (No such file or dir"),
     (["search", "--index", "{media}/0.png", "--image", "{media}/0.png"], "0.png is cut off or no feature index"),
-    (["search", "--labels", "a", "b", "--image", "missing.png"], "missing.png: there is no such file"),
+    (["search", "--labels", "a", "b", "--image", "missing.png"], "there is no file 'missing.png'; check the path"),
     (["search", "--labels", "a", "b"], "there is nothing to search with; give --image or --video"),
     (["search", "--labels", "a", "--image", "{media}/0.png"], "1 labels leave nothing to choose; give two or more"),
     (["search", "--labels", "a", "b", "a", "--image", "{media}/0.png"], "the label 'a' is there twice"),

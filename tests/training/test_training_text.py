@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from adapter_llm.train_text import (
     Bag,
     DistilConfig,
+    _become_bag,
     distil,
     distil_text,
     draw,
@@ -106,12 +107,23 @@ def test_blocks_begin_as_the_bag(texts, targets, vectors):
     fit_words(encoder, texts, targets, replace(SHORT, word_steps=60, word_rate=0.03))
     after = agreement(encoder, texts, targets)[0]
     assert after > 0.9 and after > before + 0.1
+
+
+def test_a_bag_becomes_the_blocks_whatever_they_were(texts):
+    encoder = made_encoder()
+    for parameter in encoder.trunks["text"].parameters():
+        torch.nn.init.normal_(parameter, std=0.5 if parameter.ndim == 2 else 0.0)
+    for block in encoder.trunks["text"].blocks:
+        torch.nn.init.ones_(block.attention_norm.weight)
+        torch.nn.init.ones_(block.mlp_norm.weight)
     bag = Bag(encoder)
-    attention = encoder.trunks["text"].blocks[0].attention
-    assert attention.qkv.weight[:WIDTH].eq(0).all()  # every query is alike
+    torch.nn.init.normal_(bag.words.weight)
+    torch.nn.init.normal_(bag.keys)
     with torch.inference_mode():
-        bag.keys.copy_(attention.qkv.weight[WIDTH : 2 * WIDTH][:: WIDTH // HEADS])
-        same = (bag(texts.long()) * encode_short(encoder, texts.long())[:, 0]).sum(-1)
+        expected = bag(texts.long())
+    _become_bag(encoder, bag)
+    with torch.inference_mode():
+        same = (expected * encode_short(encoder, texts.long())[:, 0]).sum(-1)
     assert same.min() > 0.99
 
 
