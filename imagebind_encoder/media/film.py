@@ -80,8 +80,8 @@ class Film:
                         container.seek(start, stream=stream)
                         frames, time, frame = self._decode(container, stream), start, None
                 time, frame = _forward(frames, wanted, time, frame)
-                if frame is None or (wanted - time) * self._tick > MISSING:
-                    raise self._broken(time, "the rest of its frames cannot be decoded")
+                if frame is None:
+                    raise self._broken(time, "none of its frames can be decoded")
                 self._check_size(frame.width, frame.height)
                 pixels = convert(frame, format="rgb24").to_ndarray()
                 yield index, _turned(pixels, frame) if self._orient else pixels
@@ -138,8 +138,8 @@ class Film:
         if self._file.is_barren:
             raise self._broken(time, f"nothing is in the next {BARREN >> 20} MB of the file")
         missing = declared - (end - (container.start_time or 0) / 1e6)
-        frame = 1 / float(stream.average_rate or math.inf)  # the last may have no length of its own
-        if count < indexed or missing > min(MISSING, declared / 10) + 2 * frame:
+        last = 2 / float(stream.average_rate or math.inf)  # a last frame may not say how long it is shown
+        if count < indexed or missing > min(MISSING, declared / 10) + last:
             raise self._broken(time, "the rest is missing")
 
     def _read_packets(self, container: "InputContainer", stream: "VideoStream") -> int | None:
@@ -188,7 +188,8 @@ class Film:
                         raise
                     continue
                 for frame in frames:
-                    yield number if self._counted else frame.pts, frame
+                    told = next((told for told in (frame.pts, frame.dts, time) if told is not None), None)
+                    yield number if self._counted else told, frame
                     number += 1
         except av.FFmpegError as error:
             raise self._broken(time, reason(error)) from error

@@ -20,7 +20,8 @@ LEVELS = (
     {"answering", "encoding", "perception", "space", "explain"},
     {"pipeline"},
     {"data", "train", "train_encoder", "warm_start", "vocabulary", "sentences", "instructions", "indexing",
-     "convert", "identify", "inspection", "caption", "evaluate", "serve"},
+     "convert", "identify", "inspection", "caption", "evaluate", "serve", "sounds", "senses", "corpus", "train_text",
+     "train_audio", "train_imu", "recipe", "recipe_trunks", "recipe_senses", "evaluate_senses"},
     {"cli", "commands_space", "__main__", "demo"},
 )  # fmt: skip
 UNPLACED = 6  # a module that is in no level belongs with training and tools: nothing at inference imports it
@@ -46,10 +47,17 @@ SAME_LEVEL = {
     "data": {"vocabulary", "sentences"},
     "warm_start": {"vocabulary", "sentences", "data"},
     "train_encoder": {"vocabulary", "sentences", "data"},
+    "corpus": {"vocabulary", "data"},
+    "sounds": {"data"},
     "senses": {"vocabulary", "sentences", "data", "sounds"},
+    "train_audio": {"sounds", "train_encoder"},
     "train": {"vocabulary", "sentences", "data", "warm_start", "train_encoder"},
     "evaluate": {"vocabulary", "data"},
-    "evaluate_senses": {"vocabulary", "evaluate"},
+    "evaluate_senses": {"vocabulary", "evaluate", "sounds"},
+    "recipe": {"data", "evaluate", "sentences", "train", "train_encoder", "vocabulary", "warm_start"},
+    "recipe_trunks": {"corpus", "sounds", "train_audio", "train_imu", "train_text", "vocabulary"},
+    "recipe_senses": {"recipe", "recipe_trunks", "senses", "sentences", "sounds", "train", "train_encoder",
+                      "train_text", "vocabulary"},
 }
 TENSORS_ONLY = ["adapter_llm.connector", "adapter_llm.adapter", "adapter_llm.llama", "adapter_llm.model",
                 "imagebind_encoder.modeling", "imagebind_encoder.stems", "imagebind_encoder.transformer",

@@ -79,3 +79,18 @@ def with_matrix(mp4, a, b, c, d):
     one = 1 << 16
     matrix = struct.pack(">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
     return mp4[:start] + matrix + mp4[start + len(matrix) :]
+
+
+def remuxed(data, format, change):
+    """The film with other packets: `change` gets all (packet bytes, time in ticks) and gives those to be written."""
+    file = io.BytesIO()
+    with av.open(io.BytesIO(data)) as old, av.open(file, "w", format=format) as new:
+        source = old.streams.video[0]
+        stream = new.add_stream_from_template(source)
+        packets = [(bytes(packet), packet.pts, packet.is_keyframe) for packet in old.demux(source) if packet.size]
+        for content, time, is_key in change(packets):
+            packet = av.Packet(content)
+            packet.pts = packet.dts = time
+            packet.time_base, packet.stream, packet.is_keyframe = source.time_base, stream, is_key
+            new.mux(packet)
+    return file.getvalue()

@@ -8,7 +8,7 @@ import pathlib
 import numpy
 import pytest
 import torch
-from made_films import LEVELS, LOSSLESS, SMALL, film, greys, numbers, pictures, recording
+from made_films import LEVELS, LOSSLESS, SMALL, film, greys, numbers, pictures, recording, remuxed
 
 from imagebind_encoder import VideoConfig
 from imagebind_encoder.media import MediaError, container
@@ -290,6 +290,12 @@ def test_a_film_that_is_cut_off_says_at_which_second(format):
     assert sentence.endswith("; copy or download it again")
 
 
+def test_seconds_are_counted_from_the_first_frame():
+    late = film(pictures(50), times=[7000 + 100 * number for number in range(50)], **LOSSLESS)
+    sentence = said(late[: len(late) * 3 // 4])
+    assert "is broken at second 3." in sentence or "is broken at second 2." in sentence
+
+
 def test_an_mp4_that_is_cut_off_behind_its_index():
     pieces = film(pictures(50), g=5)
     start = pieces.index(b"mdat") - 4
@@ -313,6 +319,11 @@ def test_a_film_that_is_broken_in_the_middle_says_at_which_second():
     data = bytearray(film(pictures(50), g=5))
     data[len(data) // 2 : len(data) * 6 // 10] = bytes(len(data) * 6 // 10 - len(data) // 2)
     assert any(f"is broken at second {second}." in said(bytes(data)) for second in (2, 3))
+
+
+def test_a_film_of_which_nothing_can_be_decoded():
+    junk = remuxed(film(pictures(9), format="webm", codec="libvpx-vp9"), "webm", lambda packets: packets[1:])
+    assert said(junk).endswith("is broken at second 0.0 (none of its frames can be decoded); copy or download it again")
 
 
 def test_what_a_header_promises_may_be_missing_by_a_rounding():

@@ -2,10 +2,11 @@
 
 import io
 
+import av
 import numpy
 import pytest
 import torch
-from made_films import HEIGHT, LEVELS, SMALL, WIDTH, film, greys, numbers, pictures
+from made_films import HEIGHT, LEVELS, SMALL, WIDTH, film, greys, numbers, pictures, remuxed
 from PIL import Image
 
 from imagebind_encoder import VideoConfig
@@ -60,6 +61,36 @@ def test_films_of_one_and_two_frames(name, frames):
     assert numbers(tensor) == [[0, frames - 1]] * 5
 
 
+def test_packets_that_are_not_shown_are_no_frames():
+    # Frames that only serve others as a reference, as VP8 has them: here a copy of each, with its "show" bit off.
+    def doubled(packets):
+        for content, time, is_key in packets:
+            yield bytes([content[0] & ~0x10]) + content[1:], time, is_key
+            yield content, time + 40, is_key
+
+    data = remuxed(film(greys(20), format="webm", codec="libvpx", g=1), "webm", doubled)
+    made = Film(io.BytesIO(data), "it", orient=True)
+    assert made.timeline.count == 20
+    assert numbers(load_video(data, LEVELS, VideoConfig(clips=1, crops=1))) == [[0, 19]]
+
+
+def test_frames_in_front_of_the_first_that_can_be_decoded_are_passed_over():
+    data = remuxed(film(greys(20), format="webm", codec="libvpx", g=8), "webm", lambda packets: packets[3:])
+    assert numbers(load_video(data, LEVELS, VideoConfig(clips=1, crops=1))) == [[8, 19]]
+
+
+def test_frames_that_an_edit_list_leaves_out_are_not_shown():
+    data = bytearray(film(greys(20), g=20))
+    entry = data.index(b"elst") + 12  # behind version, flags and the number of entries
+    duration, start = (int.from_bytes(data[at : at + 4], "big") for at in (entry, entry + 4))
+    data[entry : entry + 4] = (duration - 4 * duration // 20).to_bytes(4, "big")
+    with av.open(io.BytesIO(data)) as opened:
+        frame = int(0.1 / opened.streams.video[0].time_base)
+    data[entry + 4 : entry + 8] = (start + 4 * frame).to_bytes(4, "big")
+    assert Film(io.BytesIO(data), "it", orient=True).timeline.count == 16
+    assert numbers(load_video(bytes(data), LEVELS, VideoConfig(clips=1, crops=1))) == [[4, 19]]
+
+
 # --- seeking
 
 WITH_KEYS = {
@@ -98,6 +129,15 @@ def test_seeking_finds_the_same_frames_as_decoding_from_the_start(name, monkeypa
     _, every = read(data, range(60), monkeypatch, leap=10**6)
     for ours, index in zip(found, indices, strict=True):
         assert numpy.array_equal(ours, every[index])
+
+
+@pytest.mark.parametrize("name", ["ts", "avi"])
+def test_formats_that_do_not_know_their_key_frames_are_decoded_from_the_start(name, monkeypatch):
+    data = film(moving(60), **FORMATS[name], g=12)
+    made, found = read(data, [20, 50], monkeypatch, leap=0)
+    assert not len(made._keys)
+    _, every = read(data, range(60), monkeypatch, leap=10**6)
+    assert numpy.array_equal(found[0], every[20]) and numpy.array_equal(found[1], every[50])
 
 
 def test_key_frames_that_are_none_are_given_up(monkeypatch):

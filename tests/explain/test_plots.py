@@ -1,6 +1,7 @@
 """The figure of an explanation: what is drawn where, that nothing hides anything else, and what is refused."""
 
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import folders
@@ -154,9 +155,24 @@ def test_low_notes_are_at_the_bottom_and_maps_turn_with_their_sounds(matplotlib)
     assert seen[1].images[0].get_extent() == [0, 20, 12, 0]
 
 
+def test_a_map_that_is_smaller_than_its_picture_hides_none_of_it(matplotlib):
+    small = replace(view(size=(30, 40)), extent=(5.0, 25.0, 20.0, 2.0))
+    _, (seen, _, _) = drawn(made(answer=3, views=(small,)))
+    assert seen[1].images[1].get_extent() == [5, 25, 20, 2]
+    for axes in seen[:2]:
+        assert (axes.get_xlim(), axes.get_ylim()) == ((0, 40), (30, 0))
+
+
 @pytest.mark.parametrize("sizes", [dict(layers=1, heads=1, queries=1), dict(answer=0), dict(prompt=1, answer=1)])
 def test_the_smallest_explanations_are_drawn(matplotlib, sizes):
     laid_out(plots.draw(made(**sizes)))
+
+
+def test_without_an_answer_the_shares_are_those_of_the_prompt(matplotlib):
+    told = made(answer=0)
+    _, (_, heads, _) = drawn(told)
+    shares = torch.tensor(heads[1].images[0].get_array().data)
+    torch.testing.assert_close(shares, told.contribution.sum(2).mean(2))
 
 
 def test_shut_gates_are_drawn(matplotlib):

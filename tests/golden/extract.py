@@ -136,6 +136,7 @@ if __name__ == "__main__":
     extract_encoder(full / "imagebind", here / "imagebind")
     extract_pictures(full / "preprocess", here / "preprocess")
     extract_sounds(full / "preprocess", here / "preprocess")
+    compact(full / "preprocess" / "bpe.json", here / "preprocess" / "bpe.json")
     extract_family(full / "adapter_v2", here / "adapter_v2", V2_FILES, V2_PARTS)
     extract_family(full / "imagebind_llm", here / "imagebind_llm", LLM_FILES, LLM_PARTS)
     extract_training(full / "imagebind_llm", here / "imagebind_llm", full / "imagebind")
