@@ -7,6 +7,7 @@ the libraries need. Memory is the largest resident set the system saw. Exit stat
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -23,17 +24,21 @@ FACTOR, ALLOWANCE = 1.6, 600e6
 
 
 def weights_in_use(weights: str, llm: str | None) -> dict[str, int]:
-    """Bytes of each part's files."""
+    """Bytes of each part's files; of the encoder's, those of the trunk for pictures, the only one that is loaded."""
     folder = find_folder(weights, "weights", WEIGHTS_FILES)
     manifest = Manifest.load(folder / MANIFEST)
     decoder = find_decoder(llm, manifest, folder)
     files = {
         "decoder": sorted(decoder.glob("*.safetensors")),
-        "encoder": [folder / ENCODER],
         "adapter": [folder / ADAPTER],
         "backbone": [] if manifest.backbone is None else [backbone_file(manifest.backbone)],
     }
-    return {part: sum(path.stat().st_size for path in paths) for part, paths in files.items()}
+    sizes = {part: sum(path.stat().st_size for path in paths) for part, paths in files.items()}
+    with (folder / ENCODER).open("rb") as file:  # a safetensors file begins with its header's length and its header
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    spans = [entry["data_offsets"] for name, entry in header.items() if ".vision." in name]
+    sizes["encoder"] = sum(end - start for start, end in spans)
+    return sizes
 
 
 def peak(command: list[str]) -> int:
