@@ -39,7 +39,8 @@ def test_readme_shows_every_room_of_the_house():
 
 
 COFFEE = 'python demo.py --image examples/coffee.jpg --prompt "What is in this picture?"'
-READY = [command for command in COMMANDS if "photo.jpg" not in command and "a.jpg" not in command]
+YOURS = ("photo.jpg", "a.jpg", "film.mp4")  # files that the reader has to bring
+READY = [command for command in COMMANDS if not any(name in command for name in YOURS)]
 SCRIPTS = [block for language, block in BLOCKS if language == "python"]
 
 
