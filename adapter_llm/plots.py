@@ -119,11 +119,9 @@ def _draw_map(axes: Axes, view: View) -> None:
     """The map over the input, whose own colours are taken away."""
     grey = view.shown if view.shown.ndim == 2 else view.shown.float().mean(2)
     _draw_view(axes, replace(view, shown=grey), "where the connector looked", alpha=0.9)
-    limits = axes.get_xlim(), axes.get_ylim()
     axes.imshow(
         view.patch_map.numpy(), extent=view.extent, interpolation="bicubic", cmap=SEQUENTIAL, vmin=0, alpha=0.55
     )
-    axes.set(xlim=limits[0], ylim=limits[1])
 
 
 def _draw_heads(part: Any, told: Explanation) -> None:

@@ -79,6 +79,17 @@ def test_frames_in_front_of_the_first_that_can_be_decoded_are_passed_over():
     assert numbers(load_video(data, LEVELS, VideoConfig(clips=1, crops=1))) == [[8, 19]]
 
 
+def test_frames_that_claim_the_same_time_are_counted():
+    def paired(packets):
+        return [(content, time // 200 * 200, is_key) for content, time, is_key in packets]
+
+    data = remuxed(film(greys(20), **FORMATS["mov"]), "matroska", lambda packets: packets)
+    data = remuxed(data, "matroska", paired)
+    made = Film(io.BytesIO(data), "it", orient=True)
+    assert made.timeline.count == 20 and made.timeline.rate
+    assert [round((frame.mean() - 10) / 8) for _, frame in made.read(range(20))] == list(range(20))
+
+
 def test_frames_that_an_edit_list_leaves_out_are_not_shown():
     data = bytearray(film(greys(20), g=20))
     entry = data.index(b"elst") + 12  # behind version, flags and the number of entries
