@@ -21,7 +21,7 @@ MEDIA = {  # keyword: how its argument is read, and what --help says
     "image": (cli.media_argument, "a picture: file, URL or data: URI; repeat it to mix several, by weight"),
     "video": (cli.media_argument, "a film: MP4, WebM, MKV, MOV, AVI or GIF"),
     "audio": (cli.media_argument, "a recording: WAV, FLAC, OGG, MP3, M4A, Opus, or a film's sound"),
-    "text": (cli.words_argument, "words to be encoded, or the name of a text file"),
+    "text": (cli.words_argument, "words, or the name of a text file; a weight behind words has a point, as in :0.5"),
     "depth": (cli.media_argument, "a depth map: 16-bit PNG in millimetres, float TIFF or .npy in metres"),
     "thermal": (cli.media_argument, "a thermal picture in grey"),
     "imu": (cli.media_argument, "accelerometer and gyroscope: CSV with named columns and time, or .npy"),
@@ -140,6 +140,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("all weights are 0; give at least one input a weight above 0")
     if not media and (args.explain or any(getattr(args, name) is not None for name in LOOKING)):
         parser.error("--explain, --window, --hop, --pool and --mix are about media; give --image or another input")
+    if args.explain and args.json:
+        parser.error("--explain prints the answer alone; leave --json out")
     if args.blend is not None and args.index is None:
         parser.error("--blend says how much of an index to take in; give one with --index")
     code = cli.run(parser.prog, lambda out: answer(args, out), args.debug)

@@ -223,7 +223,11 @@ def build_parts(
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return (tensor.to(dtype) if tensor.is_floating_point() else tensor).cpu().contiguous()
+    """As it goes to disk: in `dtype`, unless a number is too large for that (a batch norm's variance, say)."""
+    stored = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    if stored.is_floating_point() and not stored.isfinite().all() and tensor.isfinite().all():
+        stored = tensor
+    return stored.cpu().contiguous()
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

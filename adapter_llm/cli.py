@@ -66,9 +66,14 @@ def media_argument(argument: str) -> tuple[str, float]:
 
 
 def words_argument(argument: str) -> tuple[str | Path, float]:
-    """Words to be encoded, or the name of a text file that is there, with a weight: an argparse type."""
+    """Words to be encoded, or the name of a text file that is there, with a weight: an argparse type.
+
+    Words may well end in ":30", so a weight behind words has a decimal point.
+    """
     source, weight = media_argument(argument)
-    return (Path(source) if os.path.isfile(source) else source), weight
+    if os.path.isfile(source):
+        return Path(source), weight
+    return (source, weight) if re.search(r":[+-]?\d*\.\d*$", argument) else (argument, 1.0)
 
 
 def number(low: float, high: float = math.inf, *, whole: bool = False, open_low: bool = False) -> Callable:

@@ -104,7 +104,9 @@ def signed_media(argument: str) -> tuple[str, float]:
 def signed_words(argument: str) -> tuple[str | Path, float]:
     """An argparse type: words, or the name of a text file that is there, with any weight."""
     source, weight = signed_media(argument)
-    return (Path(source) if os.path.isfile(source) else source), weight
+    if weight < 0:
+        return (Path(source) if os.path.isfile(source) else source), weight
+    return cli.words_argument(argument)
 
 
 def run_embed(args: Namespace, out: TextIO) -> int:
@@ -135,7 +137,11 @@ def _run_job(args: Namespace, out: TextIO, form: Any, normalized: bool = True, t
     found = find_media(_named(args.inputs), keywords_of(folder.config), args.forced)
     if found.left_out:
         print(found.left_out, file=sys.stderr)
-    outcome = run_job(folder, found, args.output, written, options)
+    try:
+        outcome = run_job(folder, found, args.output, written, options)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where this one was", file=sys.stderr)
+        raise
     print(outcome, file=sys.stderr)
     print(args.output, file=out)
     return cli.FAILED if outcome.failed else cli.OK

@@ -56,6 +56,7 @@ def _pooled(encoder: nn.Module, item: LoadedItem, device: torch.device) -> Tenso
     total, count, kept = None, 0, []
     for tensors in _chunks(item.windows, WINDOWS_AT_ONCE):
         found = _encode(encoder, item.modality, tensors, device)
+        kind, found = found.dtype, found.float()  # a long sum in half precision stands still
         count += len(found)
         if item.pool == "none":
             kept.append(found.flatten(0, 1))
@@ -65,8 +66,8 @@ def _pooled(encoder: nn.Module, item: LoadedItem, device: torch.device) -> Tenso
         else:
             total = found.sum(dim=0) if total is None else total + found.sum(dim=0)
     if item.pool == "none":
-        return torch.cat(kept)
-    return total if item.pool == "max" else total / count
+        return torch.cat(kept).to(kind)
+    return (total if item.pool == "max" else total / count).to(kind)
 
 
 def _encode(encoder: nn.Module, modality: Modality, tensors: Sequence[Tensor], device: torch.device) -> Tensor:

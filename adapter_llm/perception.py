@@ -19,7 +19,7 @@ from .adapter import AdapterState
 from .encoders import find_encoder
 from .encoding import encode_items, settled
 from .model import AdapterLLM, concatenate, mix
-from .processing import KEYWORDS, InputOptions, LoadedItem, Processor, check_modality, media_items
+from .processing import KEYWORDS, InputOptions, LoadedItem, MediaItem, Processor, check_modality, media_items
 from .retrieval import FeatureIndex, RetrievalOptions, blend
 
 OPTIONS = ("window", "hop", "pool", "mix")  # keywords of InputOptions
@@ -59,7 +59,7 @@ class Perception:
         items = media_items(inputs.get("weights"), **media)
         options = InputOptions(**{name: inputs[name] for name in OPTIONS if name in inputs})
         retrieval = inputs.get("retrieval")
-        self.check(bool(items), options, retrieval, sum(item.weight > 0 for item in items))
+        self.check(items, options, retrieval)
         return Seen(self.processor.load(items, options), options, retrieval)
 
     def load_each(
@@ -82,22 +82,33 @@ class Perception:
         return found, errors
 
     def check(
-        self, looks: bool, options: InputOptions, retrieval: RetrievalOptions | None, inputs: int = 1
+        self, items: Sequence[MediaItem], options: InputOptions, retrieval: RetrievalOptions | None
     ) -> None:
-        """Raise ValueError for what these weights cannot do, before anything is read."""
+        """Raise ValueError for what cannot be done with these items, before any is read."""
         if retrieval is not None and self.index is None:
             raise ValueError("there is no index to look into; give one when the pipeline is loaded: index=FILE")
-        if looks and self.model.encoder is None:
+        if not items:
+            if options != InputOptions():
+                raise ValueError(f"{', '.join(OPTIONS)} are about media; give some, or leave these out")
+            return
+        if self.model.encoder is None:
             raise ValueError("the encoder was released, so nothing new can be looked at; load the pipeline again")
-        several = inputs > 1
+        config, used = self.processor.config, [item for item in items if item.weight > 0]
+        for item in items:
+            check_modality(item.keyword, config.encoder)
+            if item.modality not in self.model.encoder.modalities:
+                raise ValueError(f"this pipeline was loaded without {item.keyword}; name it in media= when loading")
+        several = len(used) > 1
         if several and options.keeps_windows and options.mix == "average":
             raise ValueError('pool="none" keeps features that cannot be averaged with other inputs; add mix="concat"')
-        reads_one = self.processor.config.connector.kind == "bridge"
-        if looks and reads_one and (options.keeps_windows or several and options.mix == "concat"):
+        if config.connector.kind == "bridge" and (options.keeps_windows or (several and options.mix == "concat")):
             raise ValueError(
                 "the connector of these weights reads one feature an input: it takes "
                 'mix="average" and pool="mean" or "max" alone'
             )
+        trunks = getattr(config.encoder, "trunks", {})  # CLIP has one kind of input
+        if options.mix == "average" and len({trunks[item.modality].num_cls_tokens for item in used if trunks}) > 1:
+            raise ValueError('inputs of these kinds have different numbers of features to average; use mix="concat"')
 
     @torch.inference_mode()
     def mixed(self, questions: Sequence[Sequence[LoadedItem]], options: InputOptions) -> Tensor | list[Tensor]:
@@ -109,6 +120,8 @@ class Perception:
         unit_length = self.model.encoder.unit_length
         if options.mix == "concat" or options.keeps_windows:
             return concatenate(features, rows, weights, len(questions), unit_length)
+        if len({len(feature) for feature in features}) > 1:  # kinds of their own: no row has both, `check` sees to it
+            return [self.mixed([question], options)[0] for question in questions]
         stacked = torch.stack(features)
         row_numbers = torch.tensor(rows, device=stacked.device)
         return mix(stacked, row_numbers, torch.tensor(weights, device=stacked.device), len(questions), unit_length)

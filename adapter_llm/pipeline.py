@@ -29,10 +29,10 @@ from .processing import (
     KEYWORDS,
     InputOptions,
     LoadedItem,
+    MediaItem,
     Processor,
     Question,
     as_published,
-    check_modality,
     given_kinds,
     keywords_of,
 )
@@ -169,10 +169,9 @@ class Pipeline:
             raise ValueError(f"{len(sources)} inputs and {len(prompts)} prompts; give one prompt, or one an input")
         if not all(one.strip() for one in prompts):
             raise ValueError("a prompt is empty; ask something, or give no prompt for a description")
-        check_modality(keyword, self.config.encoder)
         retrieval = options.pop("retrieval", None)
         looking = InputOptions(**{name: options.pop(name) for name in list(options) if name in OPTIONS})
-        self.perception.check(True, looking, retrieval)
+        self.perception.check([MediaItem(keyword, None)], looking, retrieval)
         chosen = GenerationOptions(**options)
         results: list[Result] = []
         for start in range(0, len(sources), batch_size):
@@ -185,8 +184,9 @@ class Pipeline:
     def embed(self, *, normalized: bool = True, **media: Any) -> Tensor:
         """One vector (E,) for the inputs: the mean over class tokens, of unit length if `normalized`.
 
-        If not, it is shorter the less tokens and inputs agree. Logit scales never count here: features are mixed as
-        directions. `space.embedder.Embedder` keeps them on request; see docs/retrieval.md.
+        It is what the connector reads, blended with the index if there is one; not normalised it is shorter the less
+        tokens and inputs agree. Logit scales never count here: features are mixed as directions. Vectors to search
+        with, sums of several inputs, and logit scales on request: `space.embedder.Embedder`, docs/retrieval.md.
         """
         vector = self.features(**media).mean(0)
         return F.normalize(vector, dim=-1) if normalized else vector

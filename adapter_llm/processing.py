@@ -12,6 +12,7 @@ from torch import Tensor
 
 from imagebind_encoder.config import EncoderConfig, Modality
 from imagebind_encoder.media.image import load_image
+from imagebind_encoder.media.source import describe
 from imagebind_encoder.media.windows import Windows
 
 from .config import AdapterLLMConfig, ClipConfig
@@ -35,6 +36,7 @@ KEYWORDS = {
     "point": Modality.POINT,
 }
 MIXES = ("average", "concat")
+LEAST, MOST = 1e-3, 1e6  # of a weight that is not 0: beyond them rounding, not the caller, decides
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,11 @@ class MediaItem:
 
 
 def media_items(weights: Mapping[str, float] | None = None, **media: Any) -> list[MediaItem]:
-    """Keyword media (`image=...`) as items. Raises ValueError for a negative weight or an unknown keyword."""
+    """Keyword media (`image=...`) as items.
+
+    Raises ValueError for an unknown keyword, a weight that is no number from LEAST to MOST or 0, and for a tuple
+    that is not (source, weight).
+    """
     factors = weights or {}
     unknown = [name for name in [*media, *factors] if name not in KEYWORDS]
     if unknown:
@@ -85,12 +91,26 @@ def media_items(weights: Mapping[str, float] | None = None, **media: Any) -> lis
     for name, given in media.items():
         entries = [] if given is None else given if isinstance(given, list) else [given]
         for entry in entries:
-            source, weight = entry if isinstance(entry, tuple) else (entry, 1.0)
-            weight = float(weight) * factors.get(name, 1.0)
-            if not 0 <= weight < float("inf"):
-                raise ValueError(f"the weight of {source!r} is {weight:g}; it must be a number from 0 up")
+            source, weight = _weighted(name, entry)
+            weight *= factors.get(name, 1.0)
+            if not (weight == 0 or LEAST <= weight <= MOST):
+                raise ValueError(
+                    f"the weight of {describe(source)} is {weight:g}; "
+                    f"it must be 0, or a number from {LEAST:g} to {MOST:g}"
+                )
             items.append(MediaItem(name, source, weight))
     return items
+
+
+def _weighted(keyword: str, entry: Any) -> tuple[Any, float]:
+    """A source and its weight, of either alone or both in a tuple."""
+    if not isinstance(entry, tuple):
+        return entry, 1.0
+    if len(entry) != 2 or isinstance(entry[1], bool) or not isinstance(entry[1], (int, float)):
+        raise ValueError(
+            f"{keyword} was given a tuple that is not (source, weight); several sources go in a list, not in a tuple"
+        )
+    return entry[0], float(entry[1])
 
 
 def given_kinds(inputs: Mapping[str, Any]) -> list[str]:
@@ -188,12 +208,12 @@ class Processor:
     config: AdapterLLMConfig
 
     def load(self, items: Sequence[MediaItem], options: InputOptions = InputOptions()) -> list[LoadedItem]:
-        """The media of one question. Raises ValueError if they weigh nothing together."""
+        """The media of one question; what weighs nothing is not read. Raises ValueError if nothing weighs anything."""
         if items and not sum(item.weight for item in items) > 0:
             raise ValueError("all weights are 0; give at least one input a weight above 0")
         for item in items:  # before any file is read
             check_modality(item.keyword, self.config.encoder)
-        return [load_media(item, self.config.encoder, options) for item in items]
+        return [load_media(item, self.config.encoder, options) for item in items if item.weight > 0]
 
     def tokenize(
         self, questions: Sequence[Question], has_media: Sequence[bool], device: torch.device

@@ -114,9 +114,11 @@ class SenseExamples:
         return Example(features, self.rng.choice(sense.questions), answer)
 
     def _yes_no(self, classes: Sequence[Sound], row: int, features: Tensor, answer: str) -> Example:
-        yes, asked = self.rng.random() < 0.5, classes[row]
-        while not yes and set(asked.names) & set(classes[row].names):
-            asked = self.rng.choice(classes)
+        asked, own = classes[row], set(classes[row].names)
+        others = [] if self.rng.random() < 0.5 else [other for other in classes if not own & set(other.names)]
+        if others:
+            asked = self.rng.choice(others)
+        yes = not others
         question = self.rng.choice(SOUND_YES_NO).format(heard(asked.name))
         return Example(features, question, f"{'Yes' if yes else 'No'}, {answer[:1].lower()}{answer[1:]}")
 

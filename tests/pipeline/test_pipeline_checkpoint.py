@@ -384,3 +384,14 @@ def test_saving_over_old_weights(saved, copy, decoder):
     assert torch.equal(found, logits(model)[1])
     assert not torch.equal(found, logits(saved[1])[1])
     assert sorted(contents(copy)) == [ADAPTER, "config.json", ENCODER, "manifest.json"]
+
+
+def test_numbers_too_large_for_half_precision_are_kept_whole(weights, decoder, tmp_path):
+    """A batch norm's variance above 65504 would be written as infinity."""
+    pipe = Pipeline.from_pretrained(weights, llm=decoder, device="cpu", dtype="float32")
+    parameter = next(pipe.model.encoder.parameters())
+    with torch.no_grad():
+        parameter.view(-1)[0] = 1e6
+    save_pretrained(tmp_path / "again", pipe.model, pipe.config, pipe.manifest)
+    again = Pipeline.from_pretrained(tmp_path / "again", llm=decoder, device="cpu", dtype="float32")
+    assert torch.equal(next(again.model.encoder.parameters()), parameter)

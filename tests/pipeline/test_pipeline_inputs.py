@@ -270,3 +270,84 @@ def test_clip_takes_no_films():
     from adapter_llm.config import ClipConfig
 
     assert keywords_of(ClipConfig()) == ["image"]
+
+
+@pytest.mark.parametrize("weight", [1e39, 1e-46, 1e-6, -1, float("nan")])
+def test_a_weight_that_rounding_would_decide_about_is_refused(pipe, weight):
+    """1e39 made NaN of everything in float32, 1e-46 nothing."""
+    with pytest.raises(ValueError, match="the weight of 'a dog' is .*; it must be 0, or a number from 0.001 to 1e"):
+        pipe.embed(text=("a dog", weight))
+
+
+@pytest.mark.parametrize("entry", [("a.png", "b.png"), ("a.png", 1, 2), ("a.png", None), ("a.png", True)])
+def test_a_tuple_is_a_source_and_its_weight(pipe, entry):
+    with pytest.raises(ValueError, match="several sources go in a list, not in a tuple"):
+        pipe.ask(QUESTION, image=entry)
+
+
+def test_a_message_does_not_repeat_a_file(pipe):
+    with pytest.raises(ValueError) as error:
+        pipe.ask(QUESTION, image=(b"x" * 10**6, -1.0))
+    assert len(str(error.value)) < 200
+
+
+def test_what_weighs_nothing_is_not_even_read(pipe):
+    alone = pipe.features(text="a dog")
+    assert near(pipe.features(text="a dog", audio=("nowhere.wav", 0.0)), alone)
+
+
+def test_long_sums_do_not_stand_still_in_half_precision(pipe):
+    """In bfloat16 a sum of 3600 windows lost a fourteenth of its length."""
+    item = pipe.processor.load(media_items(audio=sound(0.3)), InputOptions(window=0.3))[0]
+    one = next(item.windows)
+    feature = encoding.settled(pipe.model.encoder, type(item)(item.modality, 1.0, windows=iter([one])), "cpu").features
+
+    def encoder(inputs):
+        (modality, batch), = inputs.items()
+        return {modality: feature.bfloat16().expand(len(batch), -1, -1)}
+
+    many = type(item)(item.modality, 1.0, windows=itertools.repeat(one, 1600))
+    found = encoding.settled(encoder, many, torch.device("cpu")).features
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, feature.bfloat16())
+
+
+def test_kinds_with_other_numbers_of_features_go_side_by_side(tmp_path, decoder):
+    from dataclasses import replace
+
+    sizes = folders.every_sense()
+    trunks = dict(sizes.encoder.trunks)
+    trunks["audio"] = replace(trunks["audio"], num_cls_tokens=3)
+    folders.save_weights(tmp_path, decoder, sizes=replace(sizes, encoder=replace(sizes.encoder, trunks=trunks)))
+    pipe = Pipeline.from_pretrained(tmp_path, llm=decoder, device="cpu", dtype="float32")
+    given = {"audio": sound(), "text": "a dog"}
+    with pytest.raises(ValueError, match='different numbers of features to average; use mix="concat"'):
+        pipe.ask(QUESTION, **given)
+    assert pipe.features(**given, mix="concat").shape == (N + 3, 20)
+    loaded = [pipe.processor.load(media_items(**{name: one})) for name, one in given.items()]
+    both = pipe.perception.adapt(loaded)
+    for row, (name, one) in enumerate(given.items()):
+        assert near(both.values[row : row + 1], pipe.adapt(**{name: one}).values)
+
+
+def test_options_of_media_without_media_are_a_mistake(pipe):
+    with pytest.raises(ValueError, match="window, hop, pool, mix are about media"):
+        pipe.ask(QUESTION, window=2.0)
+    with pytest.raises(ValueError, match="about media"):
+        pipe.ask(QUESTION, state=pipe.adapt(text="a dog"), mix="concat")
+
+
+def test_what_was_not_loaded_is_told_before_anything_is_read(tmp_path, decoder):
+    folders.save_weights(tmp_path, decoder, sizes=folders.every_sense())
+    pipe = Pipeline.from_pretrained(tmp_path, llm=decoder, device="cpu", dtype="float32", media=["text"])
+    with pytest.raises(ValueError, match="this pipeline was loaded without audio; name it in media="):
+        pipe.ask(QUESTION, audio="nowhere.wav")
+
+
+def test_words_keep_their_numbers():
+    """"Psalm 23:4" once became "Psalm 23" with a weight of 4."""
+    from adapter_llm.cli import words_argument
+
+    assert words_argument("Psalm 23:4") == ("Psalm 23:4", 1.0)
+    assert words_argument("it is 12:30") == ("it is 12:30", 1.0)
+    assert words_argument("a dog:0.5") == ("a dog", 0.5)
