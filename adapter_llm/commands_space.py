@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from .space.embedder import Embedder, EncoderFolder
     from .space.formats import Format
 
-WEIGHTS = "weights/default"
 KEYWORDS = ("image", "video", "audio", "text", "depth", "thermal", "imu", "point")  # as in processing, which is heavy
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 INPUT = "files, folders and all below them, globs; - reads paths from stdin, one a line"
@@ -82,7 +81,7 @@ def _add_job(parser: argparse.ArgumentParser, metavar: str, output: str) -> None
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", default=WEIGHTS, metavar="DIR_OR_HUB_ID", help=f"default: {WEIGHTS}")
+    parser.add_argument("--weights", default=cli.WEIGHTS, metavar="DIR_OR_HUB_ID", help="default: weights/default")
     parser.add_argument("--device", default="auto", type=cli.device_argument, help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="default: float32")
     parser.add_argument("--threads", type=cli.number(1, whole=True), metavar="N", help="processor threads")
@@ -200,6 +199,8 @@ def read_labels(given: list[str]) -> list[str]:
             labels = Path(given[0]).read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
             raise ValueError(f"{given[0]} is no text in UTF-8; write one label a line") from error
+    elif len(given) == 1 and given[0].lower().endswith((".txt", ".csv", ".md")):
+        raise ValueError(f"there is no file {given[0]!r}; check the path, or give two or more labels")
     labels = [label.strip() for label in labels if label.strip()]
     if len(labels) < 2:
         raise ValueError(f"{len(labels)} labels leave nothing to choose; give two or more, or a file with one a line")

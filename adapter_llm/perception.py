@@ -17,15 +17,23 @@ from imagebind_encoder.config import Modality
 
 from .adapter import AdapterState
 from .encoders import find_encoder
-from .encoding import encode_items, settled
+from .encoding import INPUT_ERRORS, encode_items, settled
 from .model import AdapterLLM, concatenate, mix
-from .processing import KEYWORDS, InputOptions, LoadedItem, MediaItem, Processor, check_modality, media_items
+from .processing import (
+    KEYWORDS,
+    InputOptions,
+    LoadedItem,
+    MediaItem,
+    Processor,
+    Question,
+    check_modality,
+    media_items,
+)
+from .results import GenerationOptions
 from .retrieval import FeatureIndex, RetrievalOptions, blend
 
 OPTIONS = ("window", "hop", "pool", "mix")  # keywords of InputOptions
 LOOKING = (*KEYWORDS, "weights", *OPTIONS, "retrieval")  # every keyword that has to do with media
-# what goes wrong with a single input, as opposed to with the program
-INPUT_ERRORS = (ValueError, OSError)
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,16 @@ class Seen:
 
     def __bool__(self) -> bool:
         return bool(self.items)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A call, sorted: what is asked, what is shown, and how to go about it."""
+
+    question: Question
+    seen: Seen
+    state: AdapterState | None
+    options: GenerationOptions
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ InputOptions, and `retrieval` the RetrievalOptions of the blend with an index, i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from .answering import Answerer
 from .checkpoint import Checkpoint, from_pretrained
 from .device import choose_device, choose_dtype
 from .llama import execution_device
-from .perception import LOOKING, OPTIONS, Perception, Seen, needed_modalities
+from .perception import LOOKING, OPTIONS, Perception, Request, Seen, needed_modalities
 from .processing import (
     KEYWORDS,
     InputOptions,
@@ -32,13 +31,13 @@ from .processing import (
     MediaItem,
     Processor,
     Question,
-    as_published,
     given_kinds,
     keywords_of,
 )
 from .prompts import describe, with_context
 from .results import GenerationOptions, Result
 from .retrieval import FeatureIndex, RetrievalOptions, generation_vector
+from .settings import as_published, with_settings
 from .streaming import pieces, stripped
 
 if TYPE_CHECKING:
@@ -47,29 +46,28 @@ if TYPE_CHECKING:
 ORIGINAL_LENGTH = 512  # tokens of prompt and answer together, in LLaMA-Adapter V2 and ImageBind-LLM
 
 
-@dataclass(frozen=True)
-class Request:
-    """A call, sorted: what is asked, what is shown, and how to go about it."""
-
-    question: Question
-    seen: Seen
-    state: AdapterState | None
-    options: GenerationOptions
-
-
 class Pipeline:
     """A loaded model. Keeps nothing between calls: hold the state of `adapt` to ask about an input again.
 
     `faithful` follows the originals where they limit what can be asked: see docs/checkpoints.md. With an `index`
-    features are blended with their neighbours in it, unless `retrieval` says otherwise.
+    features are blended with their neighbours in it, unless `retrieval` says otherwise. `settings` change how files
+    are read, {"imu.rate": 50}: see settings.with_settings.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, faithful: bool = False, index: FeatureIndex | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        faithful: bool = False,
+        index: FeatureIndex | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         width = checkpoint.config.encoder.embedding_dim
         if index is not None and index.width != width:
             raise ValueError(f"the index holds vectors of {index.width} numbers and these weights make {width}")
         self.model = checkpoint.model
-        self.config = as_published(checkpoint.config) if faithful else checkpoint.config
+        config = as_published(checkpoint.config) if faithful else checkpoint.config
+        self.config = with_settings(config, settings or {})
         self.manifest = checkpoint.manifest
         self.changes = checkpoint.changes
         self.processor = Processor(checkpoint.tokenizer, self.config)
@@ -88,6 +86,7 @@ class Pipeline:
         media: Iterable[str] | None = None,
         index: str | Path | None = None,
         faithful: bool = False,
+        settings: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Pipeline:
         """Load a weights folder or hub id, with the decoder it names or with `llm`; `index` is a feature index's file.
@@ -100,7 +99,7 @@ class Pipeline:
         kind = choose_dtype(dtype, place)
         stored = None if index is None else FeatureIndex.open(index)
         checkpoint = from_pretrained(weights, llm, device=place, dtype=kind, modalities=modalities, **options)
-        return cls(checkpoint, faithful=faithful, index=stored)
+        return cls(checkpoint, faithful=faithful, index=stored, settings=settings)
 
     @property
     def device(self) -> torch.device:
@@ -232,7 +231,7 @@ class Pipeline:
         """Sort the arguments of a call, and load its media: whatever is wrong with them is known at once."""
         state, context = (inputs.pop(name, None) for name in ("state", "context"))
         shown = {name: inputs.pop(name) for name in list(inputs) if name in LOOKING}
-        options = GenerationOptions(**inputs)
+        options = GenerationOptions.of(inputs, LOOKING)
         kinds = given_kinds(shown)
         if state is not None and kinds:
             raise ValueError("give either media or a state, not both")

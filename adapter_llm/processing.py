@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from imagebind_encoder.config import EncoderConfig, Modality
+from imagebind_encoder.config import AudioConfig, EncoderConfig, Modality
 from imagebind_encoder.media.image import load_image
 from imagebind_encoder.media.source import describe
 from imagebind_encoder.media.windows import Windows
@@ -178,7 +179,12 @@ def load_source(
         from imagebind_encoder.media.audio import audio_windows, load_audio
 
         settings, windows = (config.audio, stem.size), options.windows(config.audio.seconds)
-        return load_audio(source, *settings) if windows is None else audio_windows(source, windows, *settings)
+        if windows is not None:
+            return audio_windows(source, windows, *settings)
+        loaded = load_audio(source, *settings)
+        if is_silent(loaded, config.audio):
+            raise ValueError(f"{describe(source)} is silent, so there is nothing to hear; give one with a sound")
+        return loaded
     if keyword == "imu":
         from imagebind_encoder.media.imu import imu_windows
 
@@ -198,6 +204,14 @@ def load_source(
     from imagebind_encoder.media.point import load_point_cloud
 
     return load_point_cloud(source, stem)
+
+
+def is_silent(loaded: Tensor, config: AudioConfig) -> bool:
+    """Whether a recording's spectrogram is that of nothing: no power in any bin, and filling behind a short one."""
+    from imagebind_encoder.media.mel import EPSILON
+
+    nothing, filling = ((value - config.mean) / config.std for value in (math.log(EPSILON), 0.0))
+    return bool((((loaded - nothing).abs() < 1e-2) | ((loaded - filling).abs() < 1e-6)).all())
 
 
 @dataclass(frozen=True)
@@ -233,21 +247,3 @@ class Processor:
     def pad_token_id(self) -> int:
         pad = self.tokenizer.pad_token_id
         return self.tokenizer.eos_token_id if pad is None else pad
-
-
-def as_published(config: AdapterLLMConfig) -> AdapterLLMConfig:
-    """What the originals did at run time, as settings.
-
-    ImageBind ignored how a picture is to be turned (the library that V2 read its pictures with did not), changed
-    overlapping clips of a sound in place, and ImageBind-LLM's tokenizer cut the end of long texts off.
-    """
-    encoder = config.encoder
-    if not isinstance(encoder, EncoderConfig):
-        return config
-    encoder = replace(
-        encoder,
-        image=replace(encoder.image, orient=False),
-        audio=replace(encoder.audio, overlap="shared"),
-        text=replace(encoder.text, keep_end=False),
-    )
-    return replace(config, encoder=encoder)

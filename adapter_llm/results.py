@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,14 @@ class GenerationOptions:
             raise ValueError("max_new_tokens and num_beams must be at least 1")
         if not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1:
             raise ValueError("temperature must be 0 or more, and top_p above 0 and at most 1")
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, Any], others: Sequence[str] = ()) -> GenerationOptions:
+        """The options among a call's keywords. Raises TypeError for one that is neither an option nor of `others`."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        if unknown := [name for name in inputs if name not in known]:
+            raise TypeError(f"unknown keyword {', '.join(unknown)}; there are {', '.join((*others, *known))}")
+        return cls(**inputs)
 
     @classmethod
     def published(cls, **changes: Any) -> GenerationOptions:

@@ -16,7 +16,7 @@ LEVELS = (
     {"model"},
     {"prompts", "processing", "retrieval", "checkpoint", "quantize", "fetch", "device", "manifest",
      "sources", "results", "streaming", "tensorfiles", "decoder", "shards", "assembly", "strict",
-     "encoders"},
+     "encoders", "settings"},
     {"answering", "encoding", "perception", "space", "explain"},
     {"pipeline"},
     {"data", "train", "train_encoder", "warm_start", "vocabulary", "sentences", "instructions", "indexing",

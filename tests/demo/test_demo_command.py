@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 LOADING = {"weights": str(ROOT / "weights" / "default"), "llm": None, "device": "auto", "dtype": "auto", "index": None,
-           "media": ["image"], "faithful": False, "allow_base_mismatch": False, "device_map": None, "offload_folder": None}  # fmt: skip
+           "media": ["image"], "settings": {}, "faithful": False, "allow_base_mismatch": False, "device_map": None, "offload_folder": None}  # fmt: skip
 
 
 class Answer:
@@ -99,12 +99,12 @@ def test_every_option_reaches_the_pipeline(fake, photo, monkeypatch, tmp_path):
     arguments += " --offload-folder o"
     cloud = tmp_path / "a.ply"
     cloud.touch()
-    arguments += f" --point {cloud}:0.2 --blend 0.25 --window 4 --hop 2.5 --pool max --mix concat"
+    arguments += f" --point {cloud}:0.2 --blend 0.25 --set imu.rate=50 --set depth.unit=metres --window 4 --hop 2.5 --pool max --mix concat"
     assert run("--image", f"{photo}:0.7", "--image", f"{photo}:0.3", "--prompt", "x", *arguments.split()) == 0
     (_, loaded), (_, seen), (_, _, asked) = fake.calls
     assert loaded == {"weights": "w", "llm": "l.gguf", "device": "cuda:1", "dtype": "bfloat16", "index": "i",
                       "faithful": True, "allow_base_mismatch": True, "device_map": "balanced",
-                      "offload_folder": "o", "media": ["image", "point"]}  # fmt: skip
+                      "offload_folder": "o", "media": ["image", "point"], "settings": {"imu.rate": 50, "depth.unit": "metres"}}  # fmt: skip
     assert [weight for _, weight in seen["image"]] == [0.7, 0.3]
     assert seen["point"] == [(str(cloud), 0.2)]
     assert [seen[name] for name in demo.LOOKING] == [4, 2.5, "max", "concat"]
@@ -153,7 +153,8 @@ def test_json_is_one_object(fake, photo, capsys):
     ("--image PHOTO:-1", "the weight of"), ("--image PHOTO:nan", "the weight of"),
     ("--image PHOTO:0 --image PHOTO:0", "all weights are 0"),
     ("--point PHOTO:0", "all weights are 0"),
-    ("--image PHOTO --blend 0.5", "give one with --index"),
+    ("--image PHOTO --blend 0.5", "give one with --index"), ("--image PHOTO --set rate=5", "write KIND.NAME=VALUE"),
+    ("--image PHOTO --explain e.png --json", "leave --json out"), ("--text nowhere.txt", "there is no file 'nowhere"),
     ("--prompt x --window 2", "are about media"), ("--prompt x --explain e.png", "are about media"),
     ("--image PHOTO --window 0", "number above 0"), ("--image PHOTO --pool sum", "invalid choice: 'sum'"),
     ("--image PHOTO --index x --blend 1.5", "'1.5' is not a number from 0 to 1"),
@@ -181,11 +182,11 @@ def test_every_kind_of_media_has_its_keyword(fake, tmp_path):
     for name in demo.MEDIA:
         (tmp_path / name).touch()
         arguments += [f"--{name}", f"{tmp_path / name}:0.5"] if name != "image" else []
-    assert run(*arguments, "--text", "a dog: barking", "--text", "no such file.txt:0.25", "--prompt", "x") == 0
+    assert run(*arguments, "--text", "a dog: barking", "--text", "no such file txt:0.25", "--prompt", "x") == 0
     (_, loaded), (_, seen), _ = fake.calls
     assert loaded["media"] == list(seen) == list(KEYWORDS)[1:]
     assert seen["audio"] == [(str(tmp_path / "audio"), 0.5)]
-    assert seen["text"] == [(tmp_path / "text", 0.5), ("a dog: barking", 1.0), ("no such file.txt", 0.25)]
+    assert seen["text"] == [(tmp_path / "text", 0.5), ("a dog: barking", 1.0), ("no such file txt", 0.25)]
 
 
 @pytest.mark.parametrize("media, prompt", [
@@ -308,7 +309,7 @@ def test_control_c_while_answering_ends_quietly():
 
 
 @pytest.mark.weights
-@pytest.mark.skipif(not demo.WEIGHTS.exists(), reason="weights/default is not there yet")
+@pytest.mark.skipif(not Path(demo.cli.WEIGHTS).exists(), reason="weights/default is not there yet")
 def test_the_default_weights_describe_a_photo():
     """The whole way, from the command line to the sentence; parts that are not in the cache are fetched."""
     command = [sys.executable, "demo.py", "--json", "--image", "examples/coffee.jpg"]

@@ -351,3 +351,36 @@ def test_words_keep_their_numbers():
     assert words_argument("Psalm 23:4") == ("Psalm 23:4", 1.0)
     assert words_argument("it is 12:30") == ("it is 12:30", 1.0)
     assert words_argument("a dog:0.5") == ("a dog", 0.5)
+
+
+def test_silence_is_nothing_to_hear(pipe):
+    """A recording of zeros was answered with the sound that happened to lie nearest."""
+    for seconds in (0.1, 1.0):
+        with pytest.raises(ValueError, match="is silent, so there is nothing to hear"):
+            pipe.ask(QUESTION, audio=Waveform(torch.zeros(int(16000 * seconds)), 16000))
+    assert pipe.features(audio=Waveform(1e-3 * noise(16000), 16000)).isfinite().all()
+
+
+def test_settings_change_how_files_are_read(tmp_path, decoder):
+    folders.save_weights(tmp_path, decoder, sizes=folders.every_sense())
+    array = motion(1.0).samples.numpy()
+
+    def load(**settings):
+        return Pipeline.from_pretrained(tmp_path, llm=decoder, device="cpu", dtype="float32", settings=settings)
+
+    with pytest.raises(MediaError, match="rate"):
+        load().embed(imu=array)
+    set_rate = load(**{"imu.rate": 80, "depth.unit": "metres"})
+    assert near(set_rate.embed(imu=array), load().embed(imu=Motion(array, 80)))
+    for settings, message in (
+        ({"imu.rat": 5}, "there is no setting 'imu.rat'; there are imu.seconds, imu.rate"),
+        ({"smell.rate": 5}, "there is no setting 'smell.rate'; there are image..., video"),
+        ({"imu.rate": -5}, "ImuConfig.rate must be a positive number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load(**settings)
+
+
+def test_unknown_keywords_are_named(pipe):
+    with pytest.raises(TypeError, match="unknown keyword sound; there are image, video"):
+        pipe.ask(QUESTION, sound="x.wav")
