@@ -77,6 +77,7 @@ def answer(args: Namespace, out: TextIO) -> int:
         plots.check(args.explain)
     from adapter_llm.pipeline import Pipeline
 
+    cli.hide_bars()
     if args.threads:
         import torch
 

@@ -146,6 +146,14 @@ def quiet() -> None:
     sys.modules.setdefault("triton", None)
 
 
+def hide_bars() -> None:
+    """Keep transformers' own progress bars off stderr, if it is imported: loading takes a second."""
+    if "transformers" in sys.modules:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+
+
 def give_back_memory() -> None:
     """Return what was freed to the system: C libraries keep it, and each thread keeps its own."""
     gc.collect()

@@ -114,9 +114,12 @@ def _read(source: Source, fetch: Fetch | None) -> str:
     # A byte more than the longest text, and a mark in front, may be read: more is refused unread.
     data = read_source(source, Limits(max_bytes=4 * MAX_CHARACTERS + 3), fetch)
     try:
-        return data.decode("utf-8-sig")  # editors write a mark in front
+        text = data.decode("utf-8-sig")  # editors write a mark in front
     except UnicodeDecodeError as error:
         raise MediaError(f"{name} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    if "\0" in text or text.startswith("%PDF-"):
+        raise MediaError(f"{name} is no text but some other kind of file; give plain text in UTF-8")
+    return text
 
 
 @lru_cache(maxsize=4)

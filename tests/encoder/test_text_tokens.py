@@ -226,3 +226,9 @@ def test_the_vocabulary_is_read_once_and_only_when_a_text_comes():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "\nFalse 1\n"
+
+
+@pytest.mark.parametrize("data", [b"%PDF-1.7 a dog", b"a dog\0 and more"])
+def test_other_files_are_no_text(data):
+    with pytest.raises(MediaError, match="is no text but some other kind of file; give plain text in UTF-8"):
+        load_text(data)
