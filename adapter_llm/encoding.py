@@ -16,6 +16,8 @@ from imagebind_encoder.config import Modality
 
 from .processing import LoadedItem
 
+# what goes wrong with a single input, as opposed to with the program
+INPUT_ERRORS = (ValueError, OSError)
 WINDOWS_AT_ONCE = 8  # of a recording; what is in memory does not grow with its length
 
 

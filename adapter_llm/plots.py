@@ -88,6 +88,13 @@ def _said(told: Explanation) -> list[str]:
     return [*lines, "", f"(views not drawn: {len(told.views) - drawn})"] if len(told.views) > drawn else lines
 
 
+def _chosen(views: Sequence[View]) -> Sequence[View]:
+    """As many views as there is room for, from the first to the last: of a film's clips not the beginning alone."""
+    if len(views) <= VIEWS:
+        return views
+    return [views[round(number * (len(views) - 1) / (VIEWS - 1))] for number in range(VIEWS)]
+
+
 def _room(views: int) -> float:
     """The width of the words, in pictures."""
     return max(1.2, 3.8 - 1.2 * views)
@@ -95,7 +102,7 @@ def _room(views: int) -> float:
 
 def _draw_seen(part: Any, told: Explanation, lines: list[str]) -> None:
     """Each view as it is, and with its map on it; question and answer beside them."""
-    views = told.views[:VIEWS]
+    views = _chosen(told.views)
     widths = [*[1] * 2 * len(views), _room(len(views))]
     axes = part.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
     for number, view in enumerate(views):

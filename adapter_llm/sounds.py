@@ -63,7 +63,8 @@ def read_sounds(folder: Path) -> tuple[list[Sound], list[Clip]]:
         if row["class"] not in index:
             raise ValueError(f"{folder / 'clips.csv'} has the class {row['class']!r}, which classes.csv lacks; add it")
         held_out = row["split"] == "held_out" if row.get("split") else is_held_out(row["group"], HELD_OUT)
-        clips.append(Clip(folder / row["path"], index[row["class"]], row["group"], held_out))
+        # absolute: loaders take no such path for a URL or a data: URI
+        clips.append(Clip(folder.absolute() / row["path"], index[row["class"]], row["group"], held_out))
     silent = sorted(set(range(len(sounds))) - {clip.label for clip in clips if not clip.held_out})
     if silent:
         raise ValueError(f"{folder} has no recording to train on of {sounds[silent[0]].name!r}; add one, or drop it")

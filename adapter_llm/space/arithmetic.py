@@ -44,7 +44,8 @@ def combine(vectors: Tensor | Sequence[Tensor], weights: Sequence[float] | None 
 
 def similarity(a: Tensor, b: Tensor) -> Tensor:
     """Cosines (..., M) of vectors (..., E) with others (M, E); lengths do not count."""
-    return F.normalize(a.float(), dim=-1) @ F.normalize(b.float(), dim=-1).T
+    cosines = F.normalize(a.float(), dim=-1) @ F.normalize(b.float(), dim=-1).T
+    return cosines.clamp(-1, 1)  # rounding goes beyond
 
 
 def classify(vectors: Tensor, labels: Tensor, scale: float = LOGIT_SCALE) -> Tensor:

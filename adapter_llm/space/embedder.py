@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from imagebind_encoder.config import EncoderConfig, Modality
+from imagebind_encoder.modalities import MAX_LOGIT_SCALE
 
 from ..config import AdapterLLMConfig, ClipConfig
 from ..device import DTYPES, choose_device
 from ..encoders import find_encoder, load_encoder
 from ..encoding import encode_items
 from ..manifest import Manifest
-from ..processing import InputOptions, LoadedItem, MediaItem, check_modality, keywords_of, load_media
+from ..processing import KEYWORDS, InputOptions, LoadedItem, MediaItem, check_modality, keywords_of, load_media
 from ..sources import ENCODER, record_of
 from .arithmetic import LOGIT_SCALE, combine, vector_of
 
@@ -124,7 +125,7 @@ class Embedder:
         trunks = getattr(self.encoder, "postprocessors", None)
         if trunks is None or Modality.TEXT not in trunks:
             return LOGIT_SCALE
-        return float(trunks[Modality.TEXT].log_scale.detach().exp())
+        return float(trunks[Modality.TEXT].log_scale.detach().exp().clamp(max=MAX_LOGIT_SCALE))
 
     def load(self, keyword: str, source: Any, options: InputOptions = InputOptions()) -> LoadedItem:
         """An input, read and ready to be encoded. Raises MediaError, and ValueError for what these weights lack."""
@@ -167,17 +168,24 @@ class Embedder:
         options = InputOptions(window, hop, pool)
         if options.keeps_windows:
             raise ValueError('one vector is made of all windows; give pool="mean" or "max"')
+        unknown = [name for name in weights or () if name not in KEYWORDS]
+        if unknown:
+            raise ValueError(f"unknown media {', '.join(unknown)}; there are {', '.join(KEYWORDS)}")
         sources = [(name, *entry) for name, given in media.items() for entry in _pairs(given)]
         factors = [weight * (weights or {}).get(name, 1.0) for name, _, weight in sources]
         if not sources:
             raise ValueError(f"there is nothing to embed; give {' or '.join(self.keywords)}")
         if not normalized and len(sources) > 1:
             raise ValueError("several inputs are combined by their directions; give one, or normalized=True")
-        features = torch.cat(self.encode([self.load(name, source, options) for name, source, _ in sources]))
-        return combine(vector_of(features), factors) if normalized else features[0].mean(dim=0)
+        features = self.encode([self.load(name, source, options) for name, source, _ in sources])
+        if not normalized:
+            return features[0][0].mean(dim=0)
+        return combine([vector_of(found)[0] for found in features], factors)  # trunks may differ in N
 
     def embed_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-        """Unit vectors (len(texts), E)."""
+        """Unit vectors (len(texts), E). Raises ValueError if there are none."""
+        if not texts:
+            raise ValueError("there are no texts to embed; give at least one")
         found = []
         for start in range(0, len(texts), batch_size):
             found += self.encode([self.load("text", text) for text in texts[start : start + batch_size]])

@@ -15,14 +15,15 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from imagebind_encoder.media.source import describe
+
+from ..encoding import INPUT_ERRORS
 from ..processing import InputOptions, LoadedItem
 from .embedder import Embedder
 from .files import MediaFile
 from .records import Span
 from .spans import NotingOptions
 
-# what goes wrong with a single input, as opposed to with the program
-INPUT_ERRORS = (ValueError, OSError)
 CLIP_DIMENSIONS = 4  # a tensor of so many, or more, is several clips (S, ...)
 WAITING = 4  # batches of inputs that wait for others of their shape
 
@@ -66,7 +67,7 @@ def encode_files(
 
     def load(file: MediaFile) -> _Loaded:
         noting = NotingOptions.of(options)
-        return _Loaded(file, embedder.load(file.keyword, Path(file.path), noting), noting)
+        return _Loaded(file, embedder.load(file.keyword, _place(file), noting), noting)
 
     waiting: dict[Hashable, list[_Loaded]] = {}
     for file, loaded in read_ahead(load, files, batch_size):
@@ -112,6 +113,11 @@ def read_ahead(
                 future.cancel()
 
 
+def _place(file: MediaFile) -> Path:
+    """Absolute: loaders take no such path for a URL or a data: URI, as they would http:/... in a folder."""
+    return Path(file.path).absolute()
+
+
 def _encode(embedder: Embedder, group: list[_Loaded]) -> Iterator[Encoded]:
     try:
         features = embedder.encode([loaded.item for loaded in group])
@@ -131,4 +137,5 @@ def _encode(embedder: Embedder, group: list[_Loaded]) -> Iterator[Encoded]:
 
 def _failed(file: MediaFile, error: Exception) -> Encoded:
     message = " ".join(str(error).split()) or type(error).__name__
+    message = message.replace(describe(_place(file)), repr(file.path))
     return Encoded(file, error=message if repr(file.path) in message else f"{file.path!r}: {message}")

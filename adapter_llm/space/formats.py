@@ -117,9 +117,7 @@ class Npz:
     """Arrays `embedding` (M, E) or (M, N, E) and a column each (M,), for numpy.load; nothing in it is pickled."""
 
     def check(self, counts: set[int]) -> None:
-        if len(counts) > 1:
-            numbers = " and ".join(map(str, sorted(counts)))
-            raise OutputError(f"these inputs have {numbers} class tokens, and one array holds one number; use .jsonl")
+        _check_alike(counts, "array")
 
     def write(self, path: Path, records: Records, config_hash: str) -> None:
         columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
@@ -154,6 +152,7 @@ class Parquet:
     """A table with `embedding` as list<float>, or list<list<float>> with all class tokens."""
 
     def check(self, counts: set[int]) -> None:
+        _check_alike(counts, "table")
         _pyarrow()
 
     def write(self, path: Path, records: Records, config_hash: str) -> None:
@@ -185,6 +184,12 @@ class Parquet:
             return first["config_hash"], records_of(rows())
         except (OSError, ValueError, StopIteration, IndexError, pyarrow.ArrowException) as error:
             raise error if isinstance(error, OutputError) else not_ours(path) from error
+
+
+def _check_alike(counts: set[int], kind: str) -> None:
+    if len(counts) > 1:
+        numbers = " and ".join(map(str, sorted(counts)))
+        raise OutputError(f"these inputs have {numbers} class tokens, and one {kind} holds one number; use .jsonl")
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -40,10 +40,13 @@ class Row:
 
     @property
     def id(self) -> str:
-        """The path, and the stretch of it as media fragments write it: film.mp4#t=10,12."""
+        """The path, and the stretch of it as media fragments write it: film.mp4#t=10,12.
+
+        To the microsecond, since an index needs another id for each window.
+        """
         if self.span is None:
             return self.file.path
-        start, end = (f"{second:.3f}".rstrip("0").rstrip(".") for second in self.span)
+        start, end = (f"{second:.6f}".rstrip("0").rstrip(".") for second in self.span)
         return f"{self.file.path}#t={start},{end}"
 
 

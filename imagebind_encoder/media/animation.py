@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy
 
 TICK = 0.001  # seconds; WebP counts milliseconds
+MAX_CANVAS = 2**25  # pixels of a frame: those of an 8K film; several copies of it are in memory
+MAX_ALL = 2**33  # pixels of all frames: each is decoded to learn its time, which takes a minute or two then
 UNSAID = 100  # ticks that a frame is shown which is said to be shown for none, as in browsers
 
 
@@ -40,6 +42,7 @@ class Animation:
             raise MediaError(f"{name} is no WebP film that can be read; copy or download it again") from error
         if not self._image.is_animated:
             raise MediaError(f"{name} is a picture that does not move; give it as an image")
+        self._check_size(*self._image.size, self._image.n_frames)
         times, shown = array("q", [0]), 0
         for index in range(self._image.n_frames):
             self._show(index, times[-1])
@@ -55,6 +58,13 @@ class Animation:
         for index in indices:
             self._show(index, self._times[index])
             yield index, numpy.asarray(self._image.convert("RGB"))
+
+    def _check_size(self, width: int, height: int, frames: int) -> None:
+        if width * height > MAX_CANVAS or width * height * frames > MAX_ALL:
+            raise MediaError(
+                f"{self._name} has {frames} frames of {width} x {height} pixels; "
+                f"give at most {MAX_CANVAS} pixels a frame and {MAX_ALL} in all"
+            )
 
     def _show(self, index: int, time: int) -> None:
         try:

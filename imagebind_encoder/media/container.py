@@ -27,6 +27,8 @@ FORMATS = (  # of which nothing refers to another file
     *("flac", "mp3", "aac", "ac3", "eac3", "amr", "ape", "wv", "tta", "voc", "dsf"),
 )
 
+PROTOCOLS = "none"  # ways to a second file
+
 
 @contextmanager
 def open_container(source: Source, kind: str, *, fetch: Fetch | None = None) -> "Iterator[InputContainer]":
@@ -67,7 +69,7 @@ def container_of(file: BinaryIO, name: str, kind: str) -> "Iterator[InputContain
         container = av.open(
             file,
             mode="r",
-            options={"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none"},
+            options={"format_whitelist": ",".join(FORMATS), "protocol_whitelist": PROTOCOLS},
             metadata_errors="replace",
             io_open=_refuse,
         )

@@ -68,7 +68,8 @@ def imu_windows(
     stands for beyond one sample of the recording, so that fast shaking does not turn into slow. A recording
     shorter than a window is followed by zeros, as in IMU2CLIP.
     Raises MediaError, some of them only when the bad place is reached: unreadable source, columns missing or
-    there twice, no rate, times that do not increase or are too far apart, cells that are no numbers, NaN, no rows.
+    there twice, no rate, times that do not increase or are too far apart, cells that are no numbers, NaN, no rows,
+    windows shorter than the time from one sample to the next.
     """
     import torch
 
@@ -113,13 +114,16 @@ def _cut(
     times, channels, number = numpy.zeros(0), numpy.zeros((6, 0)), 0
     for more_times, more_channels in chunks:
         times, channels = numpy.append(times, more_times), numpy.append(channels, more_channels, axis=1)
-        while times[-1] - windows.seconds > number * windows.step:
+        if number == 0 and len(times) > 1:
+            _require_samples(times, windows.seconds, name)
+        while times[-1] - windows.seconds - windows.nearest > number * windows.step:
             yield window(number * windows.step)
             number += 1
         kept = numpy.searchsorted(times, min(number * windows.step, times[-1] - windows.seconds) - margin) - 1
         times, channels = times[max(kept, 0) :], channels[:, max(kept, 0) :]
     if len(times) < 2:
         raise MediaError(f"{name} has {len(times)} samples, of which motion cannot be told; give a longer recording")
+    _require_samples(times, windows.seconds, name)
     duration = times[-1] + _period(times)
     for start in islice(windows.starts(duration), number, None):
         yield window(start)
@@ -127,6 +131,14 @@ def _cut(
 
 def _period(times: "numpy.ndarray") -> float:
     return float(times[-1] - times[0]) / (len(times) - 1)
+
+
+def _require_samples(times: "numpy.ndarray", seconds: float, name: str) -> None:
+    if seconds < _period(times) * (1 - SLACK):
+        raise MediaError(
+            f"{name} has a sample every {_period(times):.3g} s and a window of {seconds:g} s would hold none; "
+            "give longer windows"
+        )
 
 
 def _spread(

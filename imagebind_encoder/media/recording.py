@@ -17,7 +17,7 @@ from .source import Fetch, MediaError, Source, describe, fetch_url
 from .track import open_track
 
 BLOCK = 2**16  # samples of a channel that are handed on together, about
-MAX_RATE = 768_000
+MAX_RATE = 384_000
 MAX_CHANNELS = 64
 MAX_HOURS = 12
 

@@ -1,6 +1,7 @@
 """The sound track of a file, decoded frame by frame.
 
 Damage is an error that says at which second, and not a gap: what follows a gap would be at the wrong time.
+Only in films and broadcasts (Matroska, MPEG-TS) may be one: there a pause cannot be told from what was lost.
 A file is given up where it holds nothing for long, however large it is.
 """
 
@@ -21,6 +22,7 @@ SEEK = 2**10  # bytes that a seek counts for
 
 # Formats that say how much they hold, and do not only guess it from their bit rate.
 _EXACT = ("wav", "w64", "aiff", "flac", "mov", "matroska")
+_GAPLESS = ("flac", "ogg")  # formats of which each frame is told its place, and that have no pauses
 
 
 class Track:
@@ -46,6 +48,7 @@ class Track:
                 if other.index != stream.index:
                     other.discard = Discard.all
         self.claimed, self.exact = None, form in _EXACT
+        self._gapless = form in _GAPLESS
         if stream.duration is not None:
             self.claimed = float(stream.duration * stream.time_base)
             # An MP3 with a header of its own tells its length, and how much of its start is padding.
@@ -60,7 +63,8 @@ class Track:
         import av
 
         seconds = reached = 0.0  # of sound so far; its end on the clock of the file, which goes on through gaps
-        failure: Exception | None = None
+        clock: float | None = None  # where the last frame ends
+        failures: list[Exception] = []  # since the last frame
         packets = self._container.demux()
         while True:
             try:
@@ -69,26 +73,32 @@ class Track:
                     self._file.unrewarded = 0
                 frames = packet.decode() if packet is not None and packet.stream.index == self._stream.index else []
             except (av.FFmpegError, OSError) as error:
-                failure = failure or error
+                failures.append(error)
                 continue
             if packet is None:
                 break
             for frame in frames:
-                if failure and seconds:
-                    raise self._broken(seconds, reason(failure))
-                failure = None  # a recording cut out of a broadcast may start within a packet
+                # A recording cut out of a broadcast may start within a packet.
+                if failures and (seconds or len(failures) > 1):
+                    raise self._broken(seconds, reason(failures[0]))
+                failures = []
                 if not frame.sample_rate:
                     raise MediaError(f"{self._name} has a rate of 0 Hz; convert it to 16000 Hz first")
                 length = frame.samples / frame.sample_rate
+                start = clock if frame.time is None else frame.time
+                if self._gapless and clock is not None and start > clock + MISSING:
+                    raise self._broken(seconds, f"nothing is there for {start - clock:.1f} seconds")
+                clock = None if start is None else start + length
                 seconds += length
                 reached = seconds if frame.time is None else max(reached, frame.time + length)
                 yield frame
-        if self.claimed is not None and reached < self.claimed - MISSING and (self.exact or failure):
+        short = self.claimed is not None and reached < self.claimed - MISSING
+        if short and (self.exact or failures):
             holds = "the rest holds nothing" if self._file.given_up else "the file ends"
-            why = reason(failure) if failure else holds
+            why = reason(failures[0]) if failures else holds
             raise self._broken(seconds, f"{why}, but it claims {self.claimed:.1f} seconds")
-        if failure and (not seconds or self.claimed is None):
-            raise self._broken(seconds, reason(failure))
+        if failures and (not seconds or self.claimed is None):
+            raise self._broken(seconds, reason(failures[0]))
 
     def _broken(self, seconds: float, why: str) -> MediaError:
         where = f"from second {seconds:.1f} on" if seconds else "from the start"

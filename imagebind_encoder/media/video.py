@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     VideoSource = Source | "Frames"
 
+MAX_HOURS = 12  # of a film that is cut into windows; broken headers claim days
+
 
 @dataclass(frozen=True)
 class Frames:
@@ -51,7 +53,8 @@ def load_video(
     are taken for square, as in the original. Alpha is dropped.
     `fetch(url) -> bytes` replaces the download. Memory does not depend on the length of a film in a file.
     Raises MediaError: unreadable source, no film or a playlist, only sound, no frames, an unknown codec,
-    too large frames, a film that is cut off or broken, naming the second.
+    too large frames, a film that is cut off or broken, naming the second. Frames that are missing in the
+    middle of a Matroska or WebM film are not noticed: the frame before them stays on display.
     """
     with _open_film(source, config.orient, fetch) as film:
         plan = film.timeline.choose(config.clips, config.seconds, frames)
@@ -70,10 +73,16 @@ def video_windows(
     """A tensor as of `load_video` for each window of a film, one after the other.
 
     Each is what `load_video` gives for a film of the window's frames alone, except that a window no longer
-    than a clip is one clip, not `config.clips` equal ones. Errors as in `load_video`, at the window they hit.
+    than a clip is one clip, not `config.clips` equal ones. Errors as in `load_video`, at the window they hit,
+    and MediaError for a film of more than 12 hours.
     """
     with _open_film(source, config.orient, fetch) as film:
         whole = film.timeline
+        if whole.duration > MAX_HOURS * 3600:
+            name = "a film in memory" if isinstance(source, Frames) else describe(source)
+            raise MediaError(
+                f"{name} is longer than {MAX_HOURS} hours by the times of its {whole.count} frames; cut it into parts"
+            )
         clips = 1 if min(windows.seconds, whole.duration) <= config.seconds else config.clips
         yield from _tensors(film, _plans(whole, windows, clips, config.seconds, frames), image, config.crops)
 

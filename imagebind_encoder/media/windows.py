@@ -33,6 +33,11 @@ class Windows:
     def step(self) -> float:
         return self.seconds if self.hop is None else self.hop
 
+    @property
+    def nearest(self) -> float:
+        """Seconds: a window that begins no more than this before the last one is left out, as it would see the same."""
+        return min(0.001, self.step / 100)
+
     def starts(self, duration: float) -> Iterator[float]:
         """Starts of the windows of a recording, in seconds.
 
@@ -42,6 +47,6 @@ class Windows:
         if not duration > 0:
             raise MediaError(f"a recording of {duration:g} seconds has no windows; give a longer one")
         last = duration - self.seconds
-        count = max(0, math.ceil(last / self.step - 1e-9))  # windows that start before the last one
+        count = max(0, math.ceil((last - self.nearest) / self.step))  # windows that start before the last one
         yield from (number * self.step for number in range(count))
         yield max(0.0, last)

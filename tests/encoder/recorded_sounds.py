@@ -49,8 +49,11 @@ def _film_of(container, codec, seconds):
     container.mux(stream.encode(None))
 
 
-def encoded(samples, rate, form, codec, *, film=False, **options):
-    """A file of samples (channels, n) in [-1, 1], with one grey picture a second if it is a film."""
+def encoded(samples, rate, form, codec, *, film=False, gap=0, **options):
+    """A file of samples (channels, n) in [-1, 1], with one grey picture a second if it is a film.
+
+    The second half comes `gap` seconds after the first, with nothing in between.
+    """
     layout = {1: "mono", 2: "stereo"}[len(samples)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "sound")  # and not a file in memory: some options have it read again
@@ -60,11 +63,14 @@ def encoded(samples, rate, form, codec, *, film=False, **options):
             if sample.startswith("s"):
                 bits = int(sample[1:3])
                 samples = (samples * (2 ** (bits - 1) - 1.0)).round().astype(f"int{bits}")
-            samples = samples if sample.endswith("p") else samples.T.reshape(1, -1)
-            frame = av.AudioFrame.from_ndarray(numpy.ascontiguousarray(samples), format=sample, layout=layout)
-            frame.sample_rate, frame.pts = rate, 0
             if film:
-                _film_of(container, "libvpx" if form == "webm" else "mpeg4", frame.samples // rate + 1)
-            container.mux(stream.encode(frame))
+                _film_of(container, "libvpx" if form == "webm" else "mpeg4", samples.shape[1] // rate + 1)
+            start = 0
+            for part in numpy.array_split(samples, 2, axis=1) if gap else (samples,):
+                packed = part if sample.endswith("p") else part.T.reshape(1, -1)
+                frame = av.AudioFrame.from_ndarray(numpy.ascontiguousarray(packed), format=sample, layout=layout)
+                frame.sample_rate, frame.pts = rate, start
+                start += frame.samples + gap * rate
+                container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
         return path.read_bytes()

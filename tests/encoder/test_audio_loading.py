@@ -16,6 +16,7 @@ from imagebind_encoder.media.mel import mel_spectrogram
 from imagebind_encoder.media.recording import Recording
 from imagebind_encoder.media.resample import resample
 from imagebind_encoder.media.source import MediaError
+from imagebind_encoder.media.track import PATIENCE, SEEK, _Watched
 from imagebind_encoder.media.windows import Windows
 
 SMALL = (31, 57)  # mel bins and frames
@@ -150,8 +151,8 @@ def test_waveforms_of_any_float_type():
     samples = tone(0.5, 8000, 2)
     expected = load_audio(Waveform(samples, 8000), size=SMALL)
     for same in (samples.astype("float64"), torch.from_numpy(samples).requires_grad_(), numpy.asfortranarray(samples)):
-        assert torch.equal(load_audio(Waveform(same, numpy.int64(8000)), size=SMALL), expected)
-    assert not expected.requires_grad
+        found = load_audio(Waveform(same, numpy.int64(8000)), size=SMALL)
+        assert torch.equal(found, expected) and not found.requires_grad
     mono = load_audio(Waveform(samples[0], 8000), size=SMALL)
     assert torch.equal(mono, load_audio(wav_of(samples[:1], 8000), size=SMALL))
 
@@ -215,7 +216,9 @@ def silent_wav(path, hours):
 
 
 def test_long_silence_is_read(tmp_path):
-    mel = load_audio(silent_wav(tmp_path / "silence.wav", 0.1))
+    path = silent_wav(tmp_path / "silence.wav", 0.1)
+    assert max(block.shape[1] for block in Recording(path).blocks()) < 2**17
+    mel = load_audio(path)
     assert torch.allclose(mel[..., :198], torch.tensor(-1.2776), atol=1e-4)
 
 
@@ -232,12 +235,26 @@ def test_what_turns_out_to_be_too_long_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("head", [b"", b"RIFF\xff\xff\xff\xffWAVE", b"ID3\x03\0\0\x7f\x7f\x7f\x7f", b"fLaC", b"OggS"])
-def test_eight_gigabytes_of_nothing_are_not_read(tmp_path, head):
+def test_eight_gigabytes_of_nothing_are_not_read(tmp_path, monkeypatch, head):
     path = tmp_path / "large.wav"
     path.write_bytes(head)
     os.truncate(path, 8 << 30)
+    seeks, seek = [], _Watched.seek
+    monkeypatch.setattr(_Watched, "seek", lambda self, *place: seeks.append(place) or seek(self, *place))
     with pytest.raises(MediaError, match="large.wav' is no recording that can be read"):
         load_audio(path)
+    assert len(seeks) < 10 + PATIENCE // SEEK
+
+
+def test_large_recordings_are_read_to_their_end(monkeypatch):
+    monkeypatch.setattr("imagebind_encoder.media.track.PATIENCE", 2**18)
+    data = encoded(tone(12, 44100), 44100, *CODECS["flac"])
+    assert len(data) > 2**19 and samples_of(data)[0].shape == (1, 12 * 44100)
+
+
+def test_gaps_in_time_are_no_damage():
+    data = encoded(tone(2, 44100), 44100, *CODECS["mkv"], gap=7)
+    assert abs(samples_of(data)[0].shape[1] / 44100 - 2) < 0.1
 
 
 def test_nothing_behind_a_recording_is_searched_in_vain(tmp_path, monkeypatch):
@@ -269,14 +286,40 @@ def test_damage_is_named_with_its_second(kind, how):
         audio_windows(data, Windows(1))
 
 
+def test_damage_is_named_where_the_length_is_not_known():
+    data = encoded(tone(4, 44100), 44100, *CODECS["mkv"], film=True)
+    half = len(data) // 2
+    noise = numpy.random.default_rng(1).bytes(len(data) - half)
+    with pytest.raises(MediaError, match=r"is broken or cut off from second [12]\.\d on \(Invalid data"):
+        load_audio(data[:half] + noise)
+
+
+@pytest.mark.parametrize("form, codec", [("ogg", "libopus"), ("flac", "flac")])
+def test_a_hole_in_what_has_no_pauses_is_damage(form, codec):
+    data = bytearray(encoded(tone(6, 48000), 48000, form, codec))
+    first, last = len(data) * 4 // 10, len(data) * 8 // 10
+    data[first:last] = bytes(last - first)
+    with pytest.raises(MediaError, match=r"from second [12]\.\d on \(nothing is there for [1-4]\.\d seconds\); copy"):
+        load_audio(data)
+
+
 def test_a_tag_behind_the_sound_is_no_damage():
     data = encoded(tone(2.5, 44100), 44100, *CODECS["mp3"])
     assert torch.equal(load_audio(data + b"some words at the end " * 40), load_audio(data))
 
 
-def test_a_recording_that_starts_within_a_packet_is_read():
-    data = encoded(tone(2.5, 44100), 44100, *CODECS["mp3"])
-    assert load_audio(data[len(data) // 3 :]).shape == (3, 1, 128, 204)
+@pytest.mark.parametrize("packets, said", [(1, None), (2, "is broken or cut off from the start")])
+def test_a_recording_may_start_within_a_packet_and_not_later(packets, said):
+    options = {"write_xing": "0", "id3v2_version": "0"}
+    data = bytearray(encoded(tone(1, 44100), 44100, *CODECS["mp3"], **options))
+    starts = [place for place in range(len(data)) if data[place : place + 2] == data[:2]]
+    for start in starts[:packets]:
+        data[start + 4 : start + 40] = b"\xff" * 36
+    if said is None:
+        assert load_audio(data).shape == (3, 1, 128, 204)
+    else:
+        with pytest.raises(MediaError, match=said):
+            load_audio(data)
 
 
 def test_a_recording_in_two_formats_is_refused():
@@ -295,9 +338,10 @@ BAD = {
     "no samples": (wav(b""), "44 bytes holds no samples"),
     "an empty waveform": (Waveform(numpy.zeros((2, 0)), 9), "the waveform holds no samples"),
     "0 Hz": (wav(GOOD, 0, bits=32, tag=3), "has a rate of 0 Hz; record or convert it again"),
-    "0 Hz in memory": (Waveform(NAN, 0), "the waveform has a rate of 0 Hz; it must be a whole number from 1 to 768000"),
+    "0 Hz in memory": (Waveform(NAN, 0), "the waveform has a rate of 0 Hz; it must be a whole number from 1 to 384000"),
     "no whole rate": (Waveform(NAN, 16000.0), "a rate of 16000.0 Hz; it must be a whole number"),
-    "a huge rate": (wav(GOOD, 1_000_000, bits=32, tag=3), "has a rate of 1000000 Hz; it must be .* to 768000"),
+    "a large rate": (Waveform(NAN, 384_001), "a rate of 384001 Hz; it must be a whole number from 1 to 384000"),
+    "a huge rate": (wav(GOOD, 1_000_000, bits=32, tag=3), "has a rate of 1000000 Hz; it must be .* to 384000"),
     "NaN": (wav_of(NAN), r"has samples that are NaN or infinite, the first at second 0\.250; record or convert it"),
     "infinite": (Waveform(numpy.full(9, -numpy.inf), 16000), r"NaN or infinite, the first at second 0\.000"),
     "huge": (wav_of(HUGE), "has samples of enormous size; scale them to lie within -1 and 1"),

@@ -115,8 +115,8 @@ def test_lists_of_other_files_are_refused(tmp_path, kind, suffix, named):
 
 
 @pytest.mark.parametrize("kind", ["m3u8", "ffconcat"])
-@pytest.mark.parametrize("lowered", ["formats", "requests"])
-def test_each_of_the_two_defences_holds_alone(tmp_path, monkeypatch, kind, lowered):
+@pytest.mark.parametrize("kept", ["FORMATS", "PROTOCOLS", "_refuse"])
+def test_each_of_the_three_defences_holds_alone(tmp_path, monkeypatch, kind, kept):
     target = tmp_path / "named.mp4"
     target.write_bytes(WHOLE)
     opened = []
@@ -125,10 +125,11 @@ def test_each_of_the_two_defences_holds_alone(tmp_path, monkeypatch, kind, lower
         opened.append(address)
         return open(address.removeprefix("file:"), "rb")
 
-    if lowered == "formats":
-        monkeypatch.setattr(container, "FORMATS", (*container.FORMATS, "hls", "concat"))
-    else:
-        monkeypatch.setattr(container, "_refuse", permit)
+    lowered = {"FORMATS": (*container.FORMATS, "hls", "concat"), "PROTOCOLS": "file,crypto,data", "_refuse": permit}
+    if kept == "PROTOCOLS":
+        lowered["_refuse"] = None  # the library opens files by itself
+    for name in lowered.keys() - {kept}:
+        monkeypatch.setattr(container, name, lowered[name])
     said(LISTS[kind].format(path=target).encode())
     assert not opened
 

@@ -203,6 +203,16 @@ def test_a_mean_stays_where_samples_get_fewer(channels):
 # windows
 
 
+def test_a_window_just_before_the_last_is_left_out_of_fast_recordings_too(channels):
+    long = numpy.tile(channels, 10)
+    windows = Windows(0.08, 0.1996)  # of 0.28 seconds: the second would begin 0.4 ms before the last
+    assert list(windows.starts(0.28)) == [0.0, pytest.approx(0.2)]
+    found = loaded(Motion(long, 5000), windows)
+    [last] = loaded(Motion(long[:, -400:], 5000), Windows(0.08))
+    assert len(found) == 2
+    close(found[1, :, 1:], last[:, 1:])  # the first sample is a mean with what was before
+
+
 @pytest.mark.parametrize("windows", [None, Windows(2.0), Windows(1.5, 0.4), Windows(1.0, 2.5), Windows(9.0)])
 @pytest.mark.parametrize("chunk", [1, 7, 4096])
 def test_windows_are_those_of_the_whole_recording(channels, windows, chunk, monkeypatch):
@@ -371,6 +381,13 @@ def test_other_bad_sources(tmp_path, channels, monkeypatch):
     ):
         with pytest.raises(MediaError, match=words):
             load_imu(source, said)
+
+
+def test_windows_that_lie_between_samples_are_refused(channels):
+    source = Motion(channels, RATE)
+    with pytest.raises(MediaError, match=r"sample every 0\.05 s and a window of 0\.04 s would hold none; give"):
+        next(imu_windows(source, Windows(0.04), CONFIG, SAMPLES))
+    assert len(loaded(source, Windows(0.05))) == channels.shape[1]
 
 
 @pytest.mark.parametrize("rate", [0, -3, float("nan"), float("inf"), True, "10"])

@@ -10,7 +10,7 @@ from recorded_sounds import every_nth
 from safetensors.torch import load_file
 
 from imagebind_encoder.media.mel import EPSILON, frame_length, mel_spectrogram
-from imagebind_encoder.media.recording import Recording
+from imagebind_encoder.media.recording import MAX_RATE, Recording
 from imagebind_encoder.media.resample import resample, resampler
 
 RATES = [(8000, 16000), (22050, 16000), (44100, 16000), (48000, 16000), (7919, 16000), (16000, 7919), (501, 16000)]
@@ -119,6 +119,8 @@ def test_weights_are_small_and_kept():
     resampler(44099, 16000)  # no common divisor: the textbook's table has 16000 x 44135 entries
     assert resampler(44099, 16000).weights.numel() < 3e6
     assert resampler(44099, 16000) is resampler(44099, 16000)
+    assert resampler(MAX_RATE - 1, 16000).weights.numel() < 2e7  # the most of all rates that recordings may have
+    assert resampler.cache_info().maxsize * 2e7 * 4 < 400e6  # bytes
 
 
 def test_rates_that_are_none_are_refused():

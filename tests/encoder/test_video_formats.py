@@ -10,7 +10,9 @@ from made_films import HEIGHT, LEVELS, SMALL, WIDTH, film, greys, numbers, pictu
 from PIL import Image
 
 from imagebind_encoder import VideoConfig
+from imagebind_encoder.media import MediaError, animation
 from imagebind_encoder.media import film as film_module
+from imagebind_encoder.media.animation import Animation
 from imagebind_encoder.media.film import Film
 from imagebind_encoder.media.video import Frames, load_video
 
@@ -50,6 +52,28 @@ def test_animated_webp_pictures_are_films():
     assert torch.equal(load_video(webp(frames, 100), SMALL), load_video(Frames(frames, 10), SMALL))
     chosen = numbers(load_video(webp(greys(3), [2500, 100, 400]), LEVELS, VideoConfig(clips=2, crops=1)))
     assert chosen == [[0, 0], [1, 2]]
+    unsaid = Animation(io.BytesIO(webp(greys(3), 0)), "it").timeline
+    assert unsaid.duration == pytest.approx(0.3)  # browsers show such frames for a tenth of a second, too
+
+
+def test_a_webp_picture_is_no_film():
+    for data, why in (
+        (webp(greys(1), 100), "a picture that does not move; give it as an image"),
+        (b"RIFF1234WEBP", "no"),
+    ):
+        with pytest.raises(MediaError, match=f"is {why}"):
+            load_video(data)
+
+
+@pytest.mark.parametrize("limit, value", [("MAX_CANVAS", HEIGHT * WIDTH), ("MAX_ALL", HEIGHT * WIDTH * 3)])
+def test_animations_that_are_too_large_are_refused_before_they_are_decoded(limit, value, monkeypatch):
+    data = webp(greys(3), 100)
+    monkeypatch.setattr(animation, limit, value)
+    load_video(data, SMALL)
+    monkeypatch.setattr(animation, limit, value - 1)
+    monkeypatch.setattr(animation.Animation, "_show", None)
+    with pytest.raises(MediaError, match=rf"{len(data)} bytes has 3 frames of 48 x 32 pixels; give .* {value - 1} "):
+        load_video(data, SMALL)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import math
+import weakref
 
 import numpy
 import pytest
@@ -147,7 +148,9 @@ def test_a_rate_that_the_file_does_not_tell_is_that_of_its_frames():
 # --- which pixels
 
 
-@pytest.mark.parametrize(("height", "width"), [(40, 60), (61, 35), (33, 33), (200, 17), (1, 9), (16, 16), (120, 67)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(40, 60), (40, 65), (61, 35), (33, 33), (200, 17), (1, 9), (16, 16), (120, 67)]
+)
 def test_squares_are_those_of_an_interpolated_frame(height, width):
     pixels = pictures(1, height, width)[0]
     config = ImageConfig(size=24, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.2))
@@ -245,6 +248,12 @@ def test_a_window_is_what_a_film_of_its_frames_is(seconds, hop, clips):
         assert torch.equal(ours, load_video(Frames(part, 10), SMALL, VideoConfig(clips=clips)))
 
 
+def test_a_film_shorter_than_a_clip_is_one_clip_in_any_window():
+    short = Frames(pictures(13), 10)
+    (made,) = video_windows(short, Windows(60.0), SMALL)
+    assert torch.equal(made, load_video(short, SMALL, VideoConfig(clips=1)))
+
+
 def test_windows_of_films_in_memory_are_those_of_the_file():
     frames = pictures(50)
     for ours, theirs in itertools.zip_longest(
@@ -282,6 +291,14 @@ def test_windows_come_one_by_one_and_a_broken_end_spoils_only_what_is_behind():
         list(windows)
 
 
+def test_a_film_of_days_is_not_cut_into_windows():
+    sources = (film(greys(3), times=[0, 100, 50_000_000], **LOSSLESS), Frames(greys(5), 1e-4))
+    for source, name in zip(sources, (f"{len(sources[0])} bytes", "a film in memory"), strict=True):
+        with pytest.raises(MediaError, match=rf"{name} is longer than 12 hours by the times of its [35] frames; cut"):
+            next(video_windows(source, Windows(1.0), SMALL))
+        assert load_video(source, SMALL).shape == (15, 3, 2, 16, 16)
+
+
 def test_no_more_plans_are_made_than_overlap():
     made = []
 
@@ -308,3 +325,17 @@ def test_a_frame_that_windows_share_is_decoded_once():
     plans = _plans(Counting.timeline, Windows(3.0, 0.5), 2, 2.0, 4)
     assert len(list(_tensors(Counting(), plans, SMALL, 1))) == 7
     assert asked == sorted(set(asked))
+
+
+def test_what_earlier_windows_showed_is_forgotten(monkeypatch):
+    shown = []
+
+    def watched(pixels, *_):
+        square = torch.zeros(1, 3, 2, 2)
+        shown.append(weakref.ref(square))
+        return square
+
+    monkeypatch.setattr("imagebind_encoder.media.video.cut", watched)
+    for _ in video_windows(Frames(pictures(300, 8, 8), 10), Windows(2.0, 1.0), SMALL):
+        assert sum(square() is not None for square in shown) <= 6  # of this window and the next
+    assert len(shown) > 50

@@ -220,3 +220,12 @@ def test_without_matplotlib_a_sentence_names_the_extra(monkeypatch, call):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(plots.PlotError, match=r'needs matplotlib; pip install "adapter-llm\[plot\]"$'):
         getattr(plots, call)(*arguments)
+
+
+def test_of_many_views_the_first_the_middle_and_the_last_are_drawn(matplotlib):
+    """Of a film, once only its first moment was: three crops of one clip."""
+    from adapter_llm.plots import VIEWS, _chosen
+
+    views = [object() for _ in range(15)]
+    assert VIEWS == 3 and _chosen(views) == [views[0], views[7], views[14]]
+    assert _chosen(views[:2]) == views[:2]

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy
 import pytest
 import tiny_space as tiny
 import torch
@@ -119,3 +120,28 @@ def test_clip_sees_pictures(tmp_path):
     expected = F.normalize(F.normalize(features[0], dim=-1).mean(0), dim=-1)
     torch.testing.assert_close(embedder.embed(image=picture), expected)
     assert embedder.keywords == ["image"] and embedder.logit_scale == LOGIT_SCALE
+
+
+def test_trunks_with_other_numbers_of_class_tokens_are_combined(embedder, media):
+    Image.fromarray(numpy.arange(900, dtype=numpy.uint16).reshape(30, 30) + 500).save(media / "depth.png")
+    given = {"image": media / "0.png", "depth": media / "depth.png"}
+    apart = [embedder.embed(**{keyword: source}) for keyword, source in given.items()]
+    torch.testing.assert_close(embedder.embed(**given), combine(apart))
+
+
+def test_weights_of_unknown_media(embedder):
+    with pytest.raises(ValueError, match="unknown media txt; there are image, video, audio, text"):
+        embedder.embed(text="a dog", weights={"txt": 5})
+
+
+def test_no_texts(embedder):
+    with pytest.raises(ValueError, match="there are no texts to embed; give at least one"):
+        embedder.embed_texts([])
+
+
+def test_the_scale_has_the_ceiling_that_embeddings_have(folder):
+    embedder = folder.load("cpu", modalities=["text"])
+    with torch.no_grad():
+        embedder.encoder.postprocessors["text"].log_scale.fill_(7.0)
+    [features] = embedder.encode([embedder.load("text", "a dog")])
+    assert embedder.logit_scale == pytest.approx(float(features[0, 0].norm())) == pytest.approx(100.0)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from adapter_llm.retrieval import FeatureIndex
+from adapter_llm.space import formats as formats_module
 from adapter_llm.space.files import MediaFile
 from adapter_llm.space.formats import COLUMNS, PARQUET_EXTRA, format_of
 from adapter_llm.space.index import IndexFile
@@ -171,3 +172,10 @@ def test_a_folder_that_is_not_there_is_one_sentence(output):
 ])  # fmt: skip
 def test_ids_say_which_stretch(span, name):
     assert Row(MediaFile("a.wav", "audio", 1, 1), span, None).id == name
+
+
+def test_one_table_has_one_number_of_tokens(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats_module, "_pyarrow", lambda: None)
+    with pytest.raises(OutputError, match="these inputs have 3 and 4 class tokens, and one table holds one number"):
+        format_of(tmp_path / "x.parquet").check({4, 3})
+    format_of(tmp_path / "x.parquet").check({3})

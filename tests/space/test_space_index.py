@@ -146,3 +146,17 @@ def test_what_is_said_about_an_index(index, tmp_path, embedder):
     entries, about = read_entries(tmp_path / "all.index")
     assert len(entries) == 11 and set(about) == {"config_hash", "encoder"}
     assert about["encoder"] == embedder.fingerprint
+
+
+@pytest.mark.parametrize("seconds, window, hop, count", [
+    (1.0005, 0.5, 0.25, 3),  # the last window would begin half a millisecond behind the third
+    (1.0, 0.5, 0.17, 4),
+    (1.0, 0.99, 0.0004, 26),  # several in a millisecond
+])  # fmt: skip
+def test_windows_that_begin_close_together_are_told_apart(embedder, media, tmp_path, seconds, window, hop, count):
+    path = tiny.sound(tmp_path / "x.wav", 300, seconds)
+    index = build(embedder, path, tmp_path / "x.index", inputs=InputOptions(window, hop, "none"))
+    spans = [row.span for row in index.rows()]
+    assert len(index) == len(set(index.index.ids)) == count
+    assert all(end - start == pytest.approx(window) for start, end in spans)
+    assert spans[0][0] == 0 and spans[-1][1] == pytest.approx(seconds)

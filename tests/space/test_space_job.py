@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy
 import pytest
@@ -10,6 +11,7 @@ import tiny_space as tiny
 import torch
 
 from adapter_llm.processing import InputOptions
+from adapter_llm.sounds import read_sounds
 from adapter_llm.space import encode_files as encoding
 from adapter_llm.space import job
 from adapter_llm.space.embedder import Embedder
@@ -429,3 +431,29 @@ def test_an_encoder_whose_files_are_not_those_of_its_manifest(media, output, wei
 
     with pytest.raises(CheckpointError, match=r"encoder.safetensors has \d+ bytes instead of"):
         run(EncoderFolder.find(copy), media, output)
+
+
+def test_files_are_never_taken_for_addresses(embedder, media, tmp_path, monkeypatch, capsys):
+    """Paths that begin as URLs and data: URIs do, once "./" is dropped, are still those of files."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("imagebind_encoder.media.source.fetch_url", lambda url, limits: pytest.fail(f"fetched {url}"))
+    place = tmp_path / "http:" / "127.0.0.1:9"
+    place.mkdir(parents=True)
+    shutil.copy(media / "0.png", place / "x.png")
+    (place / "bad.png").write_bytes(b"no picture")
+    shutil.copy(media / "a.txt", tmp_path / "data:,hello.txt")
+    run(embedder, ["./http:", "http:/127.0.0.1:9/x.png", "data:,hello.txt"], Path("out.npz"))
+    found = rows("out.npz")
+    assert list(found) == ["./http:/127.0.0.1:9/x.png", "data:,hello.txt"]
+    torch.testing.assert_close(found["data:,hello.txt"], embedder.embed(text=media / "a.txt"))
+    torch.testing.assert_close(found["./http:/127.0.0.1:9/x.png"], embedder.embed(image=media / "0.png"))
+    error = capsys.readouterr().err
+    assert "left out: './http:/127.0.0.1:9/bad.png'" in error and str(tmp_path) not in error
+
+
+def test_recordings_of_a_folder_are_never_taken_for_addresses(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "classes.csv").write_text("name,synonyms,caption\nbell,,it rings\n")
+    (tmp_path / "clips.csv").write_text("class,path,group,split\nbell,http:/host/a.wav,x,train\n")
+    _, [clip] = read_sounds(Path())
+    assert clip.path == tmp_path / "http:" / "host" / "a.wav"
