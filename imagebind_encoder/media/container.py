@@ -2,7 +2,7 @@
 
 The library underneath can follow playlists to other files and addresses. Here it reads the bytes it is
 given and nothing else: it never sees a name or an address, only formats that hold everything themselves
-are on its list, and a request for a second file is refused.
+are on its list, and it may use no protocol, not even that of files, to get at more.
 """
 
 import errno
@@ -10,7 +10,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, BinaryIO
 
 from .source import Fetch, MediaError, Source, describe, read_source
 
@@ -27,7 +27,7 @@ FORMATS = (  # of which nothing refers to another file
     *("flac", "mp3", "aac", "ac3", "eac3", "amr", "ape", "wv", "tta", "voc", "dsf"),
 )
 
-PROTOCOLS = "none"  # ways to a second file
+PROTOCOLS = "none"  # that a format may open something else with; there is none of that name
 
 
 @contextmanager
@@ -71,7 +71,6 @@ def container_of(file: BinaryIO, name: str, kind: str) -> "Iterator[InputContain
             mode="r",
             options={"format_whitelist": ",".join(FORMATS), "protocol_whitelist": PROTOCOLS},
             metadata_errors="replace",
-            io_open=_refuse,
         )
     except (av.FFmpegError, OSError, ValueError, RuntimeError) as error:
         if getattr(error, "errno", None) == errno.EINVAL:
@@ -95,7 +94,3 @@ class _Nameless(io.BufferedReader):
     """A file that does not tell its name: formats would be guessed from it, and % in it taken for a pattern."""
 
     name = ""
-
-
-def _refuse(address: str, *_: Any) -> NoReturn:
-    raise PermissionError("it asks for another file")

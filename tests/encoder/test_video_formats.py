@@ -115,7 +115,7 @@ def test_frames_that_claim_the_same_time_are_counted():
 
 
 def test_frames_that_an_edit_list_leaves_out_are_not_shown():
-    data = bytearray(film(greys(20), g=20))
+    data = bytearray(film(greys(20), codec="libx264", g=20, bf=2))
     entry = data.index(b"elst") + 12  # behind version, flags and the number of entries
     duration, start = (int.from_bytes(data[at : at + 4], "big") for at in (entry, entry + 4))
     data[entry : entry + 4] = (duration - 4 * duration // 20).to_bytes(4, "big")
