@@ -24,7 +24,7 @@ from ..device import DTYPES, choose_device
 from ..encoders import find_encoder, load_encoder
 from ..encoding import encode_items
 from ..manifest import Manifest
-from ..processing import KEYWORDS, InputOptions, LoadedItem, MediaItem, check_modality, keywords_of, load_media
+from ..processing import KEYWORDS, InputOptions, LoadedItem, MediaItem, keywords_of, load_media
 from ..sources import ENCODER, record_of
 from .arithmetic import LOGIT_SCALE, combine, vector_of
 
@@ -129,12 +129,7 @@ class Embedder:
 
     def load(self, keyword: str, source: Any, options: InputOptions = InputOptions()) -> LoadedItem:
         """An input, read and ready to be encoded. Raises MediaError, and ValueError for what these weights lack."""
-        check_modality(keyword, self.config)
-        item = load_media(MediaItem(keyword, source), self.config, options)
-        kind = self.dtype
-        if item.tensor is not None:
-            return replace(item, tensor=_as(item.tensor, kind))
-        return replace(item, windows=(_as(window, kind) for window in item.windows))
+        return load_media(MediaItem(keyword, source), self.config, options)
 
     def encode(self, items: Sequence[LoadedItem]) -> list[Tensor]:
         """Features (R, N, E) of each input, as the encoder makes them, in float32 on the CPU.
@@ -190,10 +185,6 @@ class Embedder:
         for start in range(0, len(texts), batch_size):
             found += self.encode([self.load("text", text) for text in texts[start : start + batch_size]])
         return vector_of(torch.cat(found))
-
-
-def _as(tensor: Tensor, kind: torch.dtype) -> Tensor:
-    return tensor.to(kind) if tensor.is_floating_point() else tensor
 
 
 def _pairs(given: Any) -> list[tuple[Any, float]]:

@@ -49,7 +49,7 @@ class _Loaded:
     @property
     def kind(self) -> Hashable:
         """Inputs of the same kind are encoded together."""
-        return self.item.modality, self.item.tensor.shape
+        return self.file.keyword, self.item.tensor.shape
 
     @property
     def clips(self) -> int:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch.nn import functional as F
 
@@ -19,9 +17,6 @@ from .files import FoundMedia, MediaFile
 from .formats import Format
 from .journal import Journal, only_writer, seed
 from .records import OutputError, Record
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 FORMAT = 1  # of what the hash of a job covers
 
@@ -140,37 +135,30 @@ def _encode_missing(
     encoder: EncoderFolder | Embedder, found: FoundMedia, journal: Journal, options: EmbedOptions
 ) -> int:
     """Encode what the journal lacks; how many inputs could not be."""
-    missing = [file for file in found.files if file not in journal]
-    with _progress(len(found.files), len(found.files) - len(missing)) as bar:
-        failed = 0
-        for problem in found.problems:
-            failed += 1
-            _report(bar, problem, options)
-        if not missing:
-            return failed
-        if isinstance(encoder, EncoderFolder):
-            encoder = encoder.load(options.device, options.dtype, {KEYWORDS[file.keyword] for file in missing})
-        with closing(encode_files(encoder, missing, options.inputs, options.batch_size)) as results:
-            for encoded in results:
-                if encoded.error is not None:
-                    failed += 1
-                    _report(bar, encoded.error, options)
-                else:
-                    journal.add(options.vectors(encoded))
-                bar.update()
-    return failed
-
-
-def _report(bar: tqdm, problem: str, options: EmbedOptions) -> None:
-    if options.on_error == "fail":
-        raise OutputError(f"{problem}; with on-error fail nothing more is done")
-    bar.write(f"left out: {problem}", file=sys.stderr)
-
-
-@contextmanager
-def _progress(total: int, done: int) -> Iterator[tqdm]:
     from tqdm import tqdm
 
-    # none where nobody looks
-    with tqdm(total=total, initial=done, unit=" inputs", file=sys.stderr, disable=None, smoothing=0.1) as bar:
-        yield bar
+    def report(problem: str) -> None:
+        if options.on_error == "fail":
+            raise OutputError(f"{problem}; with on-error fail nothing more is done")
+        tqdm.write(f"left out: {problem}", file=sys.stderr)
+
+    failed = len(found.problems)
+    for problem in found.problems:
+        report(problem)
+    missing = [file for file in found.files if file not in journal]
+    if missing and isinstance(encoder, EncoderFolder):
+        encoder = encoder.load(options.device, options.dtype, {KEYWORDS[file.keyword] for file in missing})
+    done = len(found.files) - len(missing)
+    with (
+        # none where nobody looks
+        tqdm(total=len(found.files), initial=done, unit=" inputs", file=sys.stderr, disable=None) as bar,
+        closing(encode_files(encoder, missing, options.inputs, options.batch_size)) as results,
+    ):
+        for encoded in results:
+            if encoded.error is None:
+                journal.add(options.vectors(encoded))
+            else:
+                failed += 1
+                report(encoded.error)
+            bar.update()
+    return failed

@@ -26,6 +26,14 @@ def test_a_folder_is_all_below_it_in_order(media):
     assert found.left_out == "files left out: 1 of unknown kind"
 
 
+def test_hidden_folders_are_passed_over_and_the_others_come_in_order(tmp_path):
+    for name in ("c/1.png", ".git/2.png", "a/3.png", "b/.x/4.png", "b/5.png", "a/a/6.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    names = [name for name, _ in found_names(find_media([str(tmp_path)], ALL), tmp_path)]
+    assert names == ["a/3.png", "a/a/6.png", "b/5.png", "c/1.png"]
+
+
 def test_what_the_weights_do_not_know_is_counted(media):
     found = find_media([str(media)], ("image", "text"))
     assert {keyword for _, keyword in found_names(found, media)} == {"image", "text"}

@@ -72,6 +72,12 @@ def test_equals_come_in_the_order_in_which_they_were_stored(embedder, media, tmp
     assert [hit.path.rpartition("/")[2] for hit in hits] == ["0.png", "x.png", "y.png", "z.png"]
 
 
+def test_many_equals_come_in_their_order_too():
+    vectors = torch.ones(4000, 3)
+    index = SpaceIndex(FeatureIndex(vectors, [str(number) for number in range(4000)]))
+    assert [hit.path for hit in index.search(torch.ones(3), 4000)] == [str(number) for number in range(4000)]
+
+
 def test_windows_are_found_with_their_place(embedder, media, tmp_path):
     options = InputOptions(window=0.5, pool="none")
     index = build(embedder, media / "deep", tmp_path / "x.index", inputs=options)

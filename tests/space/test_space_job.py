@@ -19,6 +19,7 @@ from adapter_llm.space.files import find_media
 from adapter_llm.space.formats import format_of
 from adapter_llm.space.job import EmbedOptions, run_job
 from adapter_llm.space.records import OutputError
+from adapter_llm.space.spans import NotingOptions
 
 CPU = dict(device="cpu", batch_size=2)
 
@@ -355,6 +356,15 @@ def test_windows_that_are_kept_apart(embedder, media, output):
     plain = rows_of_windows(embedder, media / "a.wav", options)
     torch.testing.assert_close(torch.stack([found[name] for name in sound]), plain)
     assert (plain[0] - plain[1]).abs().max() > 1e-3
+
+
+def test_windows_note_where_they_are():
+    windows = NotingOptions.of(InputOptions(window=2.0, hop=1.5, pool="none")).windows(9.0)
+    for _ in range(2):  # whoever asks twice
+        assert list(windows.starts(4.0)) == [0.0, 1.5, 2.0]
+        assert windows.noted == [(0.0, 2.0), (1.5, 3.5), (2.0, 4.0)]
+    assert list(windows.starts(1.25)) == [0.0] and windows.noted == [(0.0, 1.25)]
+    assert NotingOptions.of(InputOptions()).windows(9.0) is None
 
 
 def rows_of_windows(embedder, path, options):

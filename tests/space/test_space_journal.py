@@ -45,6 +45,14 @@ def test_a_journal_is_taken_up(filled):
     journal.close()
 
 
+def test_a_record_is_on_its_way_when_add_returns(path):
+    journal = Journal(path, "hash1")
+    for number in range(3):
+        journal.add(record(FILES[number]))
+        assert path.read_bytes().count(b"\n") == number + 2  # another process would find it
+    journal.close()
+
+
 def test_a_line_torn_anywhere_is_done_again(filled):
     whole = filled.read_bytes()
     last = whole.rstrip(b"\n").rindex(b"\n") + 1
