@@ -38,6 +38,15 @@ def test_raw_vectors_of_words_make_logits(embedder, media):
     torch.testing.assert_close(words.norm(dim=-1), torch.full((1, tiny.FEATURES), embedder.logit_scale))
 
 
+def test_the_scale_has_a_limit(folder):
+    embedder = folder.load("cpu", modalities=["text"])
+    with torch.no_grad():
+        embedder.encoder.postprocessors["text"].log_scale.fill_(6.0)
+    assert embedder.logit_scale == 100.0
+    [words] = embedder.encode([embedder.load("text", "a dog")])
+    torch.testing.assert_close(words.norm(dim=-1), torch.full((1, tiny.FEATURES), 100.0))
+
+
 def test_several_inputs_are_combined(embedder, media):
     pictures = [embedder.embed(image=media / name) for name in ("0.png", "1.png")]
     vectors = [*pictures, embedder.embed(text="snow")]
