@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from . import cli
+from .config import KEYWORDS
 
 if TYPE_CHECKING:
     from .space.embedder import Embedder, EncoderFolder
     from .space.formats import Format
 
-KEYWORDS = ("image", "video", "audio", "text", "depth", "thermal", "imu", "point")  # as in processing, which is heavy
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 INPUT = "files, folders and all below them, globs; - reads paths from stdin, one a line"
 
@@ -211,12 +211,10 @@ def read_labels(given: list[str]) -> list[str]:
 
 def _load(args: Namespace, folder: EncoderFolder, media: Iterable[str]) -> Embedder:
     """The trunks that these media need."""
-    from .processing import KEYWORDS as MODALITIES
-    from .processing import check_modality
+    from .processing import modalities_of
 
-    for keyword in media:  # said in a user's words, before the encoder says it in its own
-        check_modality(keyword, folder.config)
-    return folder.load(args.device, args.dtype, {MODALITIES[keyword] for keyword in media})
+    # said in a user's words, before the encoder says it in its own
+    return folder.load(args.device, args.dtype, set(modalities_of(media, folder.config)))
 
 
 def _named(inputs: Iterable[str]) -> Iterable[str]:

@@ -9,6 +9,17 @@ from pathlib import Path
 from imagebind_encoder.config import EncoderConfig, ImageConfig, Modality
 from imagebind_encoder.schema import ConfigError, as_arguments, as_plain, is_number, require_positive
 
+KEYWORDS = {  # what media are called where people name them, and the trunk that reads them
+    "image": Modality.VISION,
+    "video": Modality.VISION,
+    "audio": Modality.AUDIO,
+    "text": Modality.TEXT,
+    "depth": Modality.DEPTH,
+    "thermal": Modality.THERMAL,
+    "imu": Modality.IMU,
+    "point": Modality.POINT,
+}
+
 
 @dataclass(frozen=True)
 class ClipConfig:

@@ -5,9 +5,8 @@ Shapes: B batch, N features, E encoder width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -16,11 +15,10 @@ from torch import Tensor
 from imagebind_encoder.config import Modality
 
 from .adapter import AdapterState
-from .encoders import find_encoder
+from .config import KEYWORDS
 from .encoding import INPUT_ERRORS, encode_items, settled
 from .model import AdapterLLM, concatenate, mix
 from .processing import (
-    KEYWORDS,
     InputOptions,
     LoadedItem,
     MediaItem,
@@ -32,7 +30,7 @@ from .processing import (
 from .results import GenerationOptions
 from .retrieval import FeatureIndex, RetrievalOptions, blend
 
-OPTIONS = ("window", "hop", "pool", "mix")  # keywords of InputOptions
+OPTIONS = tuple(field.name for field in fields(InputOptions))
 LOOKING = (*KEYWORDS, "weights", *OPTIONS, "retrieval")  # every keyword that has to do with media
 
 
@@ -138,11 +136,22 @@ class Perception:
         unit_length = self.model.encoder.unit_length
         if options.mix == "concat" or options.keeps_windows:
             return concatenate(features, rows, weights, len(questions), unit_length)
-        if len({len(feature) for feature in features}) > 1:  # kinds of their own: no row has both, `check` sees to it
-            return [self.mixed([question], options)[0] for question in questions]
-        stacked = torch.stack(features)
-        row_numbers = torch.tensor(rows, device=stacked.device)
-        return mix(stacked, row_numbers, torch.tensor(weights, device=stacked.device), len(questions), unit_length)
+
+        def average(numbers: Sequence[int]) -> Tensor:
+            found = torch.stack([features[number] for number in numbers])
+            chosen = [torch.tensor([of[number] for number in numbers], device=found.device) for of in (rows, weights)]
+            return mix(found, *chosen, len(questions), unit_length)
+
+        counts = {len(feature) for feature in features}
+        if len(counts) == 1:
+            return average(range(len(items)))
+        mixed = [features[0].new_zeros(1, features[0].shape[1]) for _ in questions]
+        for count in counts:  # of kinds that have features in other numbers; no row has two of them, see `check`
+            numbers = [number for number, feature in enumerate(features) if len(feature) == count]
+            together = average(numbers)
+            for row in {rows[number] for number in numbers}:
+                mixed[row] = together[row]
+        return mixed
 
     @torch.inference_mode()
     def features(
@@ -189,11 +198,3 @@ class Perception:
 
     def state(self, seen: Seen) -> AdapterState:
         return self.adapt([seen.items], seen.options, seen.retrieval)
-
-
-def needed_modalities(weights: str | Path, media: Iterable[str]) -> list[Modality]:
-    """Trunks that these keywords need. Raises ValueError for a keyword that the weights cannot see."""
-    _, config, _ = find_encoder(weights)
-    for keyword in media:
-        check_modality(keyword, config.encoder)
-    return [KEYWORDS[keyword] for keyword in media]

@@ -21,11 +21,12 @@ from imagebind_encoder.config import EncoderConfig
 from .adapter import AdapterState
 from .answering import Answerer
 from .checkpoint import Checkpoint, from_pretrained
+from .config import KEYWORDS
 from .device import choose_device, choose_dtype
+from .encoders import find_encoder
 from .llama import execution_device
-from .perception import LOOKING, OPTIONS, Perception, Request, Seen, needed_modalities
+from .perception import LOOKING, OPTIONS, Perception, Request, Seen
 from .processing import (
-    KEYWORDS,
     InputOptions,
     LoadedItem,
     MediaItem,
@@ -33,6 +34,7 @@ from .processing import (
     Question,
     given_kinds,
     keywords_of,
+    modalities_of,
 )
 from .prompts import describe, with_context
 from .results import GenerationOptions, Result
@@ -94,7 +96,7 @@ class Pipeline:
         `media` are keywords of what will be looked at: only their trunks are loaded, by default all. `options` are
         `allow_base_mismatch`, `device_map`, `max_memory` and `offload_folder`: see `checkpoint`.
         """
-        modalities = None if media is None else needed_modalities(weights, media)
+        modalities = None if media is None else modalities_of(media, find_encoder(weights)[1].encoder)
         place = choose_device(device)
         kind = choose_dtype(dtype, place)
         stored = None if index is None else FeatureIndex.open(index)
@@ -194,12 +196,6 @@ class Pipeline:
         """What the connector reads of the inputs, mixed by weight: (N, E)."""
         seen = self._media(media)
         return self.perception.features([seen.items], seen.options, seen.retrieval)[0]
-
-    def encode(
-        self, questions: Sequence[Sequence[LoadedItem]], options: InputOptions = InputOptions()
-    ) -> Tensor | list[Tensor]:
-        """Mixed features (B, N, E) of media that `processor.load` gave, before any blend."""
-        return self.perception.mixed(questions, options)
 
     def adapt(self, **media: Any) -> AdapterState:
         """The state of one input, to be asked about many times: `ask(question, state=state)`."""

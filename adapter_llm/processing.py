@@ -16,7 +16,7 @@ from imagebind_encoder.media.image import load_image
 from imagebind_encoder.media.source import describe
 from imagebind_encoder.media.windows import Windows
 
-from .config import AdapterLLMConfig, ClipConfig
+from .config import KEYWORDS, AdapterLLMConfig, ClipConfig
 from .prompts import render
 from .words import listed
 
@@ -26,16 +26,6 @@ if TYPE_CHECKING:
 
 Question = str | Sequence[dict]  # a question, or a conversation that ends in one
 
-KEYWORDS = {
-    "image": Modality.VISION,
-    "video": Modality.VISION,
-    "audio": Modality.AUDIO,
-    "text": Modality.TEXT,
-    "depth": Modality.DEPTH,
-    "thermal": Modality.THERMAL,
-    "imu": Modality.IMU,
-    "point": Modality.POINT,
-}
 MIXES = ("average", "concat")
 LEAST, MOST = 1e-3, 1e6  # of a weight that is not 0: beyond them rounding, not the caller, decides
 
@@ -78,11 +68,13 @@ class MediaItem:
         return KEYWORDS[self.keyword]
 
 
-def media_items(weights: Mapping[str, float] | None = None, **media: Any) -> list[MediaItem]:
+def media_items(
+    weights: Mapping[str, float] | None = None, *, signed: bool = False, **media: Any
+) -> list[MediaItem]:
     """Keyword media (`image=...`) as items.
 
-    Raises ValueError for an unknown keyword, a weight that is no number from LEAST to MOST or 0, and for a tuple
-    that is not (source, weight).
+    Raises ValueError for an unknown keyword, a weight that is no number from LEAST to MOST or 0 (or, `signed`, the
+    negative of one), and for a tuple that is not (source, weight).
     """
     factors = weights or {}
     unknown = [name for name in [*media, *factors] if name not in KEYWORDS]
@@ -94,7 +86,7 @@ def media_items(weights: Mapping[str, float] | None = None, **media: Any) -> lis
         for entry in entries:
             source, weight = _weighted(name, entry)
             weight *= factors.get(name, 1.0)
-            if not (weight == 0 or LEAST <= weight <= MOST):
+            if not (weight == 0 or LEAST <= (abs(weight) if signed else weight) <= MOST):
                 raise ValueError(
                     f"the weight of {describe(source)} is {weight:g}; "
                     f"it must be 0, or a number from {LEAST:g} to {MOST:g}"
@@ -161,6 +153,14 @@ def check_modality(keyword: str, config: EncoderConfig | ClipConfig) -> None:
         )
 
 
+def modalities_of(keywords: Iterable[str], config: EncoderConfig | ClipConfig) -> list[Modality]:
+    """The trunks that these keywords need. Raises ValueError for a keyword that weights of this config cannot see."""
+    keywords = list(keywords)
+    for keyword in keywords:
+        check_modality(keyword, config)
+    return [KEYWORDS[keyword] for keyword in keywords]
+
+
 def load_source(
     keyword: str, source: Any, config: EncoderConfig | ClipConfig, options: InputOptions = InputOptions()
 ) -> Tensor | Iterator[Tensor]:
@@ -225,8 +225,6 @@ class Processor:
         """The media of one question; what weighs nothing is not read. Raises ValueError if nothing weighs anything."""
         if items and not sum(item.weight for item in items) > 0:
             raise ValueError("all weights are 0; give at least one input a weight above 0")
-        for item in items:  # before any file is read
-            check_modality(item.keyword, self.config.encoder)
         return [load_media(item, self.config.encoder, options) for item in items if item.weight > 0]
 
     def tokenize(

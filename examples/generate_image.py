@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a checkout, without installing it
 
 from adapter_llm import cli
+from adapter_llm.config import KEYWORDS
 
 if TYPE_CHECKING:
     from diffusers import StableUnCLIPImg2ImgPipeline
     from PIL import Image
     from torch import Tensor
 
-MEDIA = ("image", "video", "audio", "text", "depth", "thermal", "imu", "point")
+MEDIA = tuple(KEYWORDS)
 # The owner took the original down in November 2025; this is the copy that diffusers' users go on with. It has the
 # image encoder ImageBind was built around, with features of 1024 numbers; its little sister, "-small", has not.
 UNCLIP = "sd2-community/stable-diffusion-2-1-unclip"

@@ -24,7 +24,7 @@ from ..device import DTYPES, choose_device
 from ..encoders import find_encoder, load_encoder
 from ..encoding import encode_items
 from ..manifest import Manifest
-from ..processing import KEYWORDS, InputOptions, LoadedItem, MediaItem, keywords_of, load_media
+from ..processing import InputOptions, LoadedItem, MediaItem, keywords_of, load_media, media_items
 from ..sources import ENCODER, record_of
 from .arithmetic import LOGIT_SCALE, combine, vector_of
 
@@ -163,19 +163,16 @@ class Embedder:
         options = InputOptions(window, hop, pool)
         if options.keeps_windows:
             raise ValueError('one vector is made of all windows; give pool="mean" or "max"')
-        unknown = [name for name in weights or () if name not in KEYWORDS]
-        if unknown:
-            raise ValueError(f"unknown media {', '.join(unknown)}; there are {', '.join(KEYWORDS)}")
-        sources = [(name, *entry) for name, given in media.items() for entry in _pairs(given)]
-        factors = [weight * (weights or {}).get(name, 1.0) for name, _, weight in sources]
-        if not sources:
+        items = media_items(weights, signed=True, **media)
+        if not items:
             raise ValueError(f"there is nothing to embed; give {' or '.join(self.keywords)}")
-        if not normalized and len(sources) > 1:
+        if not normalized and len(items) > 1:
             raise ValueError("several inputs are combined by their directions; give one, or normalized=True")
-        features = self.encode([self.load(name, source, options) for name, source, _ in sources])
+        features = self.encode([self.load(item.keyword, item.source, options) for item in items])
         if not normalized:
             return features[0][0].mean(dim=0)
-        return combine([vector_of(found)[0] for found in features], factors)  # trunks may differ in N
+        vectors = [vector_of(found)[0] for found in features]  # one by one: trunks may differ in N
+        return combine(vectors, [item.weight for item in items])
 
     def embed_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
         """Unit vectors (len(texts), E). Raises ValueError if there are none."""
@@ -185,9 +182,3 @@ class Embedder:
         for start in range(0, len(texts), batch_size):
             found += self.encode([self.load("text", text) for text in texts[start : start + batch_size]])
         return vector_of(torch.cat(found))
-
-
-def _pairs(given: Any) -> list[tuple[Any, float]]:
-    """What a media keyword was given, as (source, weight) pairs."""
-    entries = [] if given is None else given if isinstance(given, list) else [given]
-    return [entry if isinstance(entry, tuple) else (entry, 1.0) for entry in entries]

@@ -245,7 +245,7 @@ def test_what_the_weights_lack_is_told_before_anything_is_read(pipe):
 
 def test_only_what_is_needed_is_loaded(pipe, tmp_path, decoder):
     folders.save_weights(tmp_path, decoder, sizes=folders.every_sense())
-    some = Pipeline.from_pretrained(tmp_path, llm=decoder, device="cpu", dtype="float32", media=["audio", "video"])
+    some = Pipeline.from_pretrained(tmp_path, llm=decoder, device="cpu", dtype="float32", media=iter(["audio", "video"]))
     assert some.keywords == ["image", "video", "audio"]
     assert near(some.features(audio=sound()), pipe.features(audio=sound()))
 
@@ -325,7 +325,10 @@ def test_kinds_with_other_numbers_of_features_go_side_by_side(tmp_path, decoder)
         pipe.ask(QUESTION, **given)
     assert pipe.features(**given, mix="concat").shape == (N + 3, 20)
     loaded = [pipe.processor.load(media_items(**{name: one})) for name, one in given.items()]
-    both = pipe.perception.adapt(loaded)
+    calls = []
+    with pipe.model.encoder.register_forward_hook(lambda *given: calls.append(1)):
+        both = pipe.perception.adapt(loaded)
+    assert len(calls) == len(given), "each kind goes through the encoder once"
     for row, (name, one) in enumerate(given.items()):
         assert near(both.values[row : row + 1], pipe.adapt(**{name: one}).values)
 

@@ -154,3 +154,12 @@ def test_the_scale_has_the_ceiling_that_embeddings_have(folder):
         embedder.encoder.postprocessors["text"].log_scale.fill_(7.0)
     [features] = embedder.encode([embedder.load("text", "a dog")])
     assert embedder.logit_scale == pytest.approx(float(features[0, 0].norm())) == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize("given, message", [
+    (("a.png", "b.png"), "several sources go in a list"), (("a.png", 1e39), "the weight of 'a.png' is 1e.39"),
+    (("a.png", -1e39), "the weight of 'a.png' is -1e.39"),
+])  # fmt: skip
+def test_sources_and_weights_are_sorted_as_everywhere(embedder, given, message):
+    with pytest.raises(ValueError, match=message):
+        embedder.embed(image=given)
