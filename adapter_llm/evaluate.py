@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .data import ASKED, SCENE_WORDS, CaptionedImage, is_held_out, read_captions
 from .pipeline import Pipeline, Result
@@ -75,13 +76,24 @@ def content_words(text: str) -> set[str]:
 
 def score_names(pipe: Pipeline, photos: Sequence[LabelledImage], prompt: str = WHAT, batch_size: int = 32) -> Score:
     """Share of photos whose label, or a synonym of it, stands in the answer."""
-    answers = pipe.caption([p.path for p in photos], prompt, batch_size=batch_size, max_new_tokens=40)
+    wanted = [(photo.path, photo.label, photo.names) for photo in photos]
+    return score_mentions(pipe, wanted, prompt, batch_size=batch_size, max_new_tokens=40)
+
+
+def score_mentions(
+    pipe: Pipeline, wanted: Sequence[tuple[Path, str, Sequence[str]]], prompt: str, **options: Any
+) -> Score:
+    """Share of files, each with its label and all its names, of which a name stands in the answer.
+
+    `options` are those of `pipe.caption`.
+    """
+    answers = pipe.caption([path for path, _, _ in wanted], prompt, **options)
     missed = [
-        (photo.path.name, photo.label, said(answer))
-        for photo, answer in zip(photos, answers, strict=True)
-        if not mentions(answer.text, photo.names)
+        (path.name, label, said(answer))
+        for (path, label, names), answer in zip(wanted, answers, strict=True)
+        if not mentions(answer.text, names)
     ]
-    return Score.of(missed, len(photos))
+    return Score.of(missed, len(wanted))
 
 
 def score_captions(

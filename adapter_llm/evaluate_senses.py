@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from .evaluate import LabelledImage, Score, said
+from .evaluate import LabelledImage, Score, score_mentions
 from .pipeline import Pipeline
 from .sounds import Clip, Sound, read_sounds
-from .vocabulary import mentions, with_article
+from .vocabulary import with_article
 
 QUESTIONS = {"audio": "What is this sound?", "imu": "What is this person doing?"}
 MOST = 6  # recordings a class: most classes have few, and those with many would decide alone
@@ -34,15 +34,8 @@ def score_recordings(
     pipe: Pipeline, keyword: str, classes: Sequence[Sound], clips: Sequence[Clip], batch_size: int = 16
 ) -> Score:
     """Share of recordings whose class, by its name or a synonym, is in the answer to the keyword's question."""
-    answers = pipe.caption(
-        [clip.path for clip in clips], QUESTIONS[keyword], keyword=keyword, batch_size=batch_size, max_new_tokens=24
-    )
-    missed = [
-        (clip.path.name, classes[clip.label].name, said(answer))
-        for clip, answer in zip(clips, answers, strict=True)
-        if not mentions(answer.text, classes[clip.label].names)
-    ]
-    return Score.of(missed, len(clips))
+    wanted = [(clip.path, classes[clip.label].name, classes[clip.label].names) for clip in clips]
+    return score_mentions(pipe, wanted, QUESTIONS[keyword], keyword=keyword, batch_size=batch_size, max_new_tokens=24)
 
 
 def score_retrieval(pipe: Pipeline, photos: Sequence[LabelledImage], ranks: Sequence[int] = (1, 5)) -> list[Score]:

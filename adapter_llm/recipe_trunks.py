@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from errno import ENOENT
 from pathlib import Path
 
@@ -17,9 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from imagebind_encoder.config import EncoderConfig, ImuConfig
-from imagebind_encoder.media.imu import Motion, imu_windows
-from imagebind_encoder.media.windows import Windows
+from imagebind_encoder.config import EncoderConfig
 from imagebind_encoder.modeling import ImageBindEncoder
 
 from .checkpoint import read_tensors
@@ -29,13 +27,12 @@ from .fetch.files import partial_name
 from .parts import EFFICIENTNET_LITE0
 from .sounds import Clip, Sound, load_samples, read_sounds
 from .train_audio import AudioTraining, Batches, audio_config, fit_classifier, solve_audio, start_from_pictures
-from .train_imu import Recording, imu_config, imu_features, train_imu
+from .train_imu import Recording, imu_config, imu_features, read_motion, train_imu
 from .train_text import DistilConfig, distil_text
 from .vocabulary import Concept
 
 Sentences = Callable[[Sequence[str]], Tensor]  # texts to unit vectors (M, E), as SentenceEncoder
 EAR = "efficientnet_lite0"  # what timm calls the network that EFFICIENTNET_LITE0 holds
-MOTION_RATE = 50  # samples a second that recordings of motion are kept at
 
 
 @dataclass(frozen=True)
@@ -144,12 +141,6 @@ def imu_trunk(
     targets = {each.name: caption.clone() for each, caption in zip(classes, captions, strict=True)}
     train_imu(encoder, recordings, targets, config.imu_steps)
     return encoder
-
-
-def read_motion(path: Path, config: ImuConfig) -> Motion:
-    """The whole seconds of a recording, at `MOTION_RATE`. Raises MediaError."""
-    *whole, last = imu_windows(path, Windows(1.0), replace(config, centre=False), MOTION_RATE)
-    return Motion(torch.cat(whole or [last], dim=1), MOTION_RATE)  # the last overlaps with the one before
 
 
 def motion_features(folder: Path, trunk: Path) -> tuple[Tensor, list[str]]:

@@ -74,11 +74,13 @@ def read_folder(folder: Path, config: ImuConfig, rate: int = 50) -> list[Recordi
     files = [path for path in sorted(Path(folder).glob("*/*")) if path.suffix.lower() in SUFFIXES]
     if not files:
         raise ValueError(f"{folder} has no recordings; give a folder LABEL/RECORDING.csv")
-    found, as_recorded = [], replace(config, centre=False)
-    for path in files:
-        *whole, last = imu_windows(path, Windows(1.0), as_recorded, rate)
-        found.append(Recording(Motion(torch.cat(whole or [last], dim=1), rate), path.parent.name, path.stem))
-    return found
+    return [Recording(read_motion(path, config, rate), path.parent.name, path.stem) for path in files]
+
+
+def read_motion(path: Path, config: ImuConfig, rate: int = 50) -> Motion:
+    """The whole seconds of a recording, brought to `rate` samples a second. Raises MediaError."""
+    *whole, last = imu_windows(path, Windows(1.0), replace(config, centre=False), rate)
+    return Motion(torch.cat(whole or [last], dim=1), rate)  # the last overlaps with the one before
 
 
 def rotation(turn: Tensor) -> Tensor:
