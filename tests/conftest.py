@@ -8,14 +8,17 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the two packages, also where nothing is installed
+sys.path.insert(0, str(Path(__file__).parent / "pipeline"))  # the plugin below
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported, so before anything else
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 # models here are tiny: a second thread costs more than it does, and ten times so on a busy machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import numpy
+import pytest
+import torch
+
+pytest_plugins = ["tiny_pipeline"]
 
 MARKERS = {
     "slow": "takes more than a few seconds",

@@ -1,46 +1,16 @@
-"""The tiny folders, made once; tests that break one break a copy."""
+"""Copies of the tiny folders to break, and pictures."""
 
 import shutil
-import sys
 from pathlib import Path
 
+import folders
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import folders  # noqa: E402
-
-from adapter_llm.pipeline import Pipeline  # noqa: E402
-
-
-@pytest.fixture(scope="session")
-def decoder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("decoder")
-    folders.save_decoder(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def saved(tmp_path_factory, decoder):
-    """A weights folder, float32, and the model it was saved from."""
-    folder = tmp_path_factory.mktemp("weights")
-    return folder, folders.save_weights(folder, decoder)
-
-
-@pytest.fixture(scope="session")
-def weights(saved):
-    return saved[0]
 
 
 @pytest.fixture
 def copy(weights, tmp_path):
     """A weights folder to break."""
     return Path(shutil.copytree(weights, tmp_path / "weights"))
-
-
-@pytest.fixture(scope="session")
-def pipe(weights, decoder):
-    return Pipeline.from_pretrained(weights, llm=decoder, device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="session")
