@@ -1,4 +1,4 @@
-"""Convert published weights, train, evaluate. Asking questions is demo.py's work."""
+"""Convert published weights, train, evaluate, embed and search. Asking questions is demo.py's work."""
 
 from __future__ import annotations
 

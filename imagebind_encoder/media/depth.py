@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MIN_DISPARITY = 0.01  # pixels; Omnivore's
 NEAREST_SENSOR = 100  # millimetres: where everything is nearer, these are no millimetres
 FARTHEST_SENSOR = 200.0  # metres: where anything is farther, these are no metres
-_SAY = "say which: DepthConfig(unit='millimetres'), 'metres' or 'disparity'"
+_SAY = "say which: DepthConfig(unit='millimetres'), 'metres' or 'disparity' (the setting depth.unit)"
 
 
 def load_depth(

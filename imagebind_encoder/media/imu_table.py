@@ -67,7 +67,7 @@ def required_rate(config: ImuConfig, name: str) -> float:
     if config.rate is None:
         raise MediaError(
             f"{name} has no time column, and nobody said how many samples make a second; "
-            "name the column time_s or time_ms, or set ImuConfig.rate"
+            "name the column time_s or time_ms, or set ImuConfig.rate (the setting imu.rate)"
         )
     return config.rate
 
