@@ -75,5 +75,6 @@ def _refuse_colours(plane: Plane) -> None:
     if share > COLOURED:
         raise MediaError(
             f"{plane.name} is a false-colour picture ({share:.0%} of it is coloured), whose brightness is no "
-            "temperature; save it white-hot (grey), or set ThermalConfig(colours='grey') (the setting thermal.colours) to use it nevertheless"
+            "temperature; save it white-hot (grey), or set ThermalConfig(colours='grey') (the setting thermal.colours) "
+            "to use it nevertheless"
         )
