@@ -99,7 +99,7 @@ def number(low: float, high: float = math.inf, *, whole: bool = False, open_low:
             value = int(text) if whole else float(text)
         except ValueError:
             value = math.nan
-        if not (low <= value <= high and math.isfinite(value)) or open_low and value == low:
+        if not (low <= value <= high and math.isfinite(value)) or (open_low and value == low):
             kind = "whole number" if whole else "number"
             below = f" to {high:g}" if math.isfinite(high) else ""
             start = f"above {low:g}{below and f', up{below}'}" if open_low else f"from {low:g}{below or ' up'}"

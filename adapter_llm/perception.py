@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imagebind_encoder.config import Modality
+from imagebind_encoder.config import EncoderConfig, Modality
 
 from .adapter import AdapterState
-from .config import KEYWORDS
+from .config import KEYWORDS, ClipConfig
 from .encoding import INPUT_ERRORS, encode_items, settled
+from .feature_cache import FeatureCache
 from .model import AdapterLLM, concatenate, mix
 from .processing import (
     InputOptions,
@@ -25,8 +26,11 @@ from .processing import (
     Processor,
     Question,
     check_modality,
+    given_kinds,
+    load_media,
     media_items,
 )
+from .prompts import describe, with_context
 from .results import GenerationOptions
 from .retrieval import FeatureIndex, RetrievalOptions, blend
 
@@ -58,11 +62,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Perception:
-    """From keyword media to features and adapter states. Keeps nothing of what it saw."""
+    """From keyword media to features and adapter states. Keeps nothing of what it saw but in a cache it was given."""
 
     model: AdapterLLM
     processor: Processor
     index: FeatureIndex | None = None
+    cache: FeatureCache | None = None
 
     @property
     def device(self) -> torch.device:
@@ -76,7 +81,40 @@ class Perception:
         options = InputOptions(**{name: inputs[name] for name in OPTIONS if name in inputs})
         retrieval = inputs.get("retrieval")
         self.check(items, options, retrieval)
-        return Seen(self.processor.load(items, options), options, retrieval)
+        load = load_media if self.cache is None else self._remembered
+        return Seen(self.processor.load(items, options, load), options, retrieval)
+
+    def media(self, inputs: Mapping[str, Any]) -> Seen:
+        """Like `look`. Raises TypeError for what is no keyword of media, and ValueError if there are none."""
+        if unknown := [name for name in inputs if name not in LOOKING]:
+            raise TypeError(f"unknown keyword {', '.join(unknown)}; there are {', '.join(LOOKING)}")
+        seen = self.look(inputs)
+        if not seen:
+            raise ValueError(f"there is nothing to look at; give {' or '.join(KEYWORDS)}")
+        return seen
+
+    def request(self, prompt: Question | None, inputs: dict[str, Any]) -> Request:
+        """Sort the arguments of a call, and load its media: whatever is wrong with them is known at once."""
+        state, context = (inputs.pop(name, None) for name in ("state", "context"))
+        shown = {name: inputs.pop(name) for name in list(inputs) if name in LOOKING}
+        options = GenerationOptions.of(inputs, LOOKING)
+        kinds = given_kinds(shown)
+        if state is not None and kinds:
+            raise ValueError("give either media or a state, not both")
+        if prompt is None and state is None and not kinds:
+            raise ValueError("there is neither a prompt nor anything to describe; give one of them")
+        seen = self.look(shown)
+        return Request(with_context(describe(kinds) if prompt is None else prompt, context), seen, state, options)
+
+    def _remembered(
+        self, item: MediaItem, config: EncoderConfig | ClipConfig, options: InputOptions
+    ) -> LoadedItem:
+        """An item as its features, from the cache or looked at now."""
+
+        def look() -> Tensor:
+            return encode_items(self.model.encoder, [load_media(item, config, options)], self.device)[0]
+
+        return LoadedItem(item.modality, item.weight, features=self.cache.features(item, options, look))
 
     def load_each(
         self, questions: Sequence[Mapping[str, Any]], options: InputOptions

@@ -8,7 +8,9 @@ InputOptions, and `retrieval` the RetrievalOptions of the blend with an index, i
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,27 +22,27 @@ from imagebind_encoder.config import EncoderConfig
 
 from .adapter import AdapterState
 from .answering import Answerer
+from .batch import RunningBatch
 from .checkpoint import Checkpoint, from_pretrained
-from .config import KEYWORDS
 from .device import choose_device, choose_dtype
 from .encoders import find_encoder
+from .feature_cache import FeatureCache
 from .llama import execution_device
-from .perception import LOOKING, OPTIONS, Perception, Request, Seen
+from .perception import OPTIONS, Perception, Request
 from .processing import (
     InputOptions,
     LoadedItem,
     MediaItem,
     Processor,
     Question,
-    given_kinds,
     keywords_of,
     modalities_of,
 )
-from .prompts import describe, with_context
+from .prompts import describe
 from .results import GenerationOptions, Result
 from .retrieval import FeatureIndex, RetrievalOptions, generation_vector
 from .settings import as_published, with_settings
-from .streaming import pieces, stripped
+from .writing import Draft
 
 if TYPE_CHECKING:
     from .explain import Explanation
@@ -126,27 +128,44 @@ class Pipeline:
 
     def result(self, prompt: Question | None = None, **inputs: Any) -> Result:
         """Like `ask`, with the numbers."""
-        request = self.request(prompt, inputs)
+        request = self.perception.request(prompt, inputs)
         state = self._state_of(request)
         return self.answerer.answer([request.question], state, [state is not None], request.options)[0]
 
     def stream(self, prompt: Question | None = None, **inputs: Any) -> Iterator[str]:
-        """Like `ask`, in pieces as they are written. Leaving the loop stops the model."""
-        request = self.request(prompt, inputs)
+        """Like `ask`, in pieces as they are written. The model works while a piece is waited for, and no longer."""
+        return self.answerer.pieces(self.draft(prompt, **inputs))
+
+    def draft(self, prompt: Question | None = None, **inputs: Any) -> Draft:
+        """Like `ask`, up to where the answer begins: the draft is written in a `batch`, among others."""
+        request = self.perception.request(prompt, inputs)
         if request.options.num_beams > 1:
             raise ValueError("beams cannot be streamed: which one wins is known at the end; use ask")
         state = self._state_of(request)
+        return self.answerer.drafts([request.question], state, [state is not None], request.options)[0]
 
-        def work(**kwargs) -> None:
-            self.answerer.generate([request.question], state, [state is not None], request.options, **kwargs)
+    def drafts(
+        self,
+        questions: Sequence[Question],
+        items: Sequence[Sequence[LoadedItem]],
+        options: GenerationOptions,
+        looking: InputOptions = InputOptions(),
+        retrieval: RetrievalOptions | None = None,
+    ) -> list[Draft]:
+        """A draft for each question about its own media, loaded by the processor; what is alike is encoded together."""
+        self.perception.check([], InputOptions(), retrieval)
+        state = self.perception.adapt(items, looking, retrieval)
+        return self.answerer.drafts(questions, state, [bool(media) for media in items], options)
 
-        return stripped(pieces(work, self.processor.tokenizer))
+    def batch(self) -> RunningBatch:
+        """Nothing yet: drafts join it and are written together."""
+        return self.answerer.batch()
 
     def explain(self, prompt: Question | None = None, **inputs: Any) -> Explanation:
         """The answer of `ask` with the same arguments, and how it came about: see docs/explain.md."""
         from .explain import explain  # looks at every layer: nothing of it is needed otherwise
 
-        return explain(self, prompt, **inputs)
+        return explain(self.cached(None), prompt, **inputs)  # it looks at the inputs themselves
 
     def caption(
         self,
@@ -194,12 +213,18 @@ class Pipeline:
 
     def features(self, **media: Any) -> Tensor:
         """What the connector reads of the inputs, mixed by weight: (N, E)."""
-        seen = self._media(media)
+        seen = self.perception.media(media)
         return self.perception.features([seen.items], seen.options, seen.retrieval)[0]
 
     def adapt(self, **media: Any) -> AdapterState:
         """The state of one input, to be asked about many times: `ask(question, state=state)`."""
-        return self.perception.state(self._media(media))
+        return self.perception.state(self.perception.media(media))
+
+    def cached(self, cache: FeatureCache | None) -> Pipeline:
+        """The same pipeline, not a copy of its model, with a memory of the media that it was given; None: without."""
+        other = copy.copy(self)
+        other.perception = replace(self.perception, cache=cache)
+        return other
 
     def release_encoder(self) -> None:
         """Free the encoder's memory, for good: from now on questions are about states that were made before."""
@@ -210,31 +235,9 @@ class Pipeline:
         """The vector (1, E) that diffusers' StableUnCLIPImg2ImgPipeline takes as `image_embeds`."""
         if not isinstance(self.config.encoder, EncoderConfig):
             raise ValueError("these weights see through CLIP; pictures are generated from ImageBind's features")
-        seen = self._media(media)
+        seen = self.perception.media(media)
         outputs, rows, weights = self.perception.head_outputs(seen)
         return generation_vector(outputs, rows, weights, 1, self.index, seen.retrieval or RetrievalOptions())
-
-    def _media(self, inputs: dict[str, Any]) -> Seen:
-        """Media keywords, loaded. Raises TypeError for what is no such keyword, ValueError if there are none."""
-        if unknown := [name for name in inputs if name not in LOOKING]:
-            raise TypeError(f"unknown keyword {', '.join(unknown)}; there are {', '.join(LOOKING)}")
-        seen = self.perception.look(inputs)
-        if not seen:
-            raise ValueError(f"there is nothing to look at; give {' or '.join(KEYWORDS)}")
-        return seen
-
-    def request(self, prompt: Question | None, inputs: dict[str, Any]) -> Request:
-        """Sort the arguments of a call, and load its media: whatever is wrong with them is known at once."""
-        state, context = (inputs.pop(name, None) for name in ("state", "context"))
-        shown = {name: inputs.pop(name) for name in list(inputs) if name in LOOKING}
-        options = GenerationOptions.of(inputs, LOOKING)
-        kinds = given_kinds(shown)
-        if state is not None and kinds:
-            raise ValueError("give either media or a state, not both")
-        if prompt is None and state is None and not kinds:
-            raise ValueError("there is neither a prompt nor anything to describe; give one of them")
-        seen = self.perception.look(shown)
-        return Request(with_context(describe(kinds) if prompt is None else prompt, context), seen, state, options)
 
     def _state_of(self, request: Request) -> AdapterState | None:
         return self.perception.state(request.seen) if request.seen else request.state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -214,6 +214,9 @@ def is_silent(loaded: Tensor, config: AudioConfig) -> bool:
     return bool((((loaded - nothing).abs() < 1e-2) | ((loaded - filling).abs() < 1e-6)).all())
 
 
+Load = Callable[[MediaItem, EncoderConfig | ClipConfig, InputOptions], LoadedItem]
+
+
 @dataclass(frozen=True)
 class Processor:
     """What a checkpoint needs to know to turn questions into tensors."""
@@ -221,27 +224,34 @@ class Processor:
     tokenizer: PreTrainedTokenizerBase
     config: AdapterLLMConfig
 
-    def load(self, items: Sequence[MediaItem], options: InputOptions = InputOptions()) -> list[LoadedItem]:
+    def load(
+        self, items: Sequence[MediaItem], options: InputOptions = InputOptions(), load: Load = load_media
+    ) -> list[LoadedItem]:
         """The media of one question; what weighs nothing is not read. Raises ValueError if nothing weighs anything."""
         if items and not sum(item.weight for item in items) > 0:
             raise ValueError("all weights are 0; give at least one input a weight above 0")
-        return [load_media(item, self.config.encoder, options) for item in items if item.weight > 0]
+        return [load(item, self.config.encoder, options) for item in items if item.weight > 0]
+
+    def prompt_ids(self, question: Question, has_media: bool) -> list[int]:
+        """Token ids of a prompt, up to where the answer begins."""
+        return list(render(self.tokenizer, self.config.prompt, question, has_media))
 
     def tokenize(
         self, questions: Sequence[Question], has_media: Sequence[bool], device: torch.device
     ) -> tuple[Tensor, Tensor]:
         """Prompts as input_ids and attention_mask (B, T), padded on the left."""
-        ids = [
-            render(self.tokenizer, self.config.prompt, question, media)
-            for question, media in zip(questions, has_media, strict=True)
-        ]
-        length = max(map(len, ids))
-        pad = self.pad_token_id
-        input_ids = torch.tensor([[pad] * (length - len(row)) + row for row in ids], device=device)
-        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in ids], device=device)
-        return input_ids, mask
+        ids = [self.prompt_ids(question, media) for question, media in zip(questions, has_media, strict=True)]
+        return padded(ids, self.pad_token_id, device)
 
     @property
     def pad_token_id(self) -> int:
         pad = self.tokenizer.pad_token_id
         return self.tokenizer.eos_token_id if pad is None else pad
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids of any lengths as input_ids and attention_mask (B, T), padded on the left."""
+    length = max(map(len, rows))
+    input_ids = torch.tensor([[pad] * (length - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=device)
+    return input_ids, mask

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from ..adapter import AdapterTokens
 from ..encoding import encode_items
 from ..processing import LoadedItem
+from ..writing import TOKENS_BEFORE, token_text
 from .attention import record
 from .explanation import Explanation, View
 from .rollout import connector_rollout
@@ -20,8 +20,6 @@ from .views import views
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-TOKENS_BEFORE = 6  # that a token's text is read after: what it says can depend on them
 
 
 @torch.inference_mode()
@@ -32,7 +30,7 @@ def explain(pipe: Any, prompt: Any = None, **inputs: Any) -> Explanation:
     look at each input. With a `state` there are no views: what it was made of is no longer known. Raises what `ask`
     raises, and ValueError if there are neither media nor a state: the language model then answers alone.
     """
-    request = pipe.request(prompt, inputs)
+    request = pipe.perception.request(prompt, inputs)
     if not request.seen and request.state is None:
         raise ValueError("there is nothing to explain: without media or a state the language model answers alone")
     model, answerer, tokenizer = pipe.model, pipe.answerer, pipe.processor.tokenizer
@@ -40,9 +38,7 @@ def explain(pipe: Any, prompt: Any = None, **inputs: Any) -> Explanation:
     if request.seen:
         features, encoded = _features(pipe, request.seen)
         state = model.adapt(features)
-    ends = answerer.end_tokens()
-    new_ids = answerer.generate([request.question], state, [True], request.options)[0]
-    answer = list(takewhile(lambda token: token not in ends, new_ids))
+    answer = answerer.generate([request.question], state, [True], request.options)[0]
     asked = pipe.processor.tokenize([request.question], [True], pipe.device)[0]
     text = torch.cat([asked, asked.new_tensor([answer])], dim=1)
     recording = record(model, text, state, keep=len(answer) + 1)
@@ -71,11 +67,8 @@ def gate_factors(adapter: AdapterTokens) -> Tensor:
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Iterator[str]:
     """What each token adds to the text; a character of several tokens is the last one's, and "\ufffd" the others'."""
-    for end in range(len(ids)):
-        start = max(0, end - TOKENS_BEFORE)
-        before, after = (tokenizer.decode(ids[start:stop]) for stop in (end, end + 1))
-        alike = takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False))
-        yield after[len(list(alike)) :]
+    for end, token in enumerate(ids):
+        yield token_text(tokenizer, ids[max(0, end - TOKENS_BEFORE) : end], token)
 
 
 def _features(pipe: Any, seen: Any) -> tuple[Tensor | list[Tensor], list[LoadedItem]]:

@@ -15,16 +15,17 @@ LEVELS = (
     {"connector", "adapter", "llama", "lora", "clip"},
     {"model"},
     {"prompts", "processing", "retrieval", "checkpoint", "quantize", "fetch", "device", "manifest",
-     "sources", "results", "streaming", "tensorfiles", "decoder", "shards", "assembly", "strict",
+     "sources", "results", "sampling", "tensorfiles", "decoder", "shards", "assembly", "strict",
      "encoders", "settings"},
-    {"answering", "encoding", "perception", "space", "explain"},
+    {"answering", "batch", "encoding", "feature_cache", "perception", "space", "explain", "writing"},
     {"pipeline"},
+    {"engine"},
     {"data", "train", "train_encoder", "warm_start", "vocabulary", "sentences", "instructions", "indexing",
-     "convert", "identify", "inspection", "caption", "evaluate", "serve", "sounds", "senses", "corpus", "train_text",
+     "convert", "identify", "inspection", "caption", "evaluate", "page", "serve", "sounds", "senses", "corpus", "train_text",
      "train_audio", "train_imu", "recipe", "recipe_trunks", "recipe_senses", "evaluate_senses"},
-    {"cli", "commands_space", "__main__", "demo"},
+    {"cli", "commands_space", "commands_caption", "commands_serve", "__main__", "demo"},
 )  # fmt: skip
-UNPLACED = 6  # a module that is in no level belongs with training and tools: nothing at inference imports it
+UNPLACED = 7  # a module that is in no level belongs with training and tools: nothing at inference imports it
 SAME_LEVEL = {
     "llama": {"adapter", "lora"},  # the state that its projection makes; keys without the low-rank update
     "processing": {"prompts"},
@@ -36,12 +37,17 @@ SAME_LEVEL = {
     "encoders": {"sources", "fetch", "manifest", "strict"},
     "checkpoint": {"sources", "fetch", "manifest", "decoder", "shards", "strict", "encoders"},
     "space": {"encoding"},
-    "explain": {"encoding"},
-    "perception": {"encoding"},
+    "sampling": {"results"},
+    "batch": {"writing"},
+    "answering": {"batch", "writing"},
+    "explain": {"encoding", "writing"},
+    "perception": {"encoding", "feature_cache"},
     "convert": {"identify"},
     "inspection": {"identify"},
     "commands_space": {"cli"},
-    "__main__": {"cli", "commands_space"},
+    "commands_caption": {"cli"},
+    "commands_serve": {"cli"},
+    "__main__": {"cli", "commands_space", "commands_caption", "commands_serve"},
     "demo": {"cli"},
     # training reads from words to batches to stages
     "data": {"vocabulary", "sentences"},

@@ -127,7 +127,7 @@ def test_gates_are_what_heads_are_multiplied_by(pipe, explained):
 def test_gain_is_what_the_adapter_did_to_the_answer(pipe, one, explained):
     state = pipe.adapt(image=one)
     asked = pipe.processor.tokenize([QUESTION], [True], pipe.device)[0]
-    new = pipe.answerer.generate([QUESTION], state, [True], pipe.request(QUESTION, {"max_new_tokens": 9}).options)[0]
+    new = pipe.answerer.generate([QUESTION], state, [True], pipe.perception.request(QUESTION, {"max_new_tokens": 9}).options)[0]
     ids = torch.cat([asked, torch.tensor([new])], dim=1)
     told, plain = (torch.log_softmax(pipe.model(ids, state=given).logits[0], -1) for given in (state, None))
     expected = [told[at, ids[0, at + 1]] - plain[at, ids[0, at + 1]] for at in range(*explained.writing.indices(99))]
@@ -146,7 +146,7 @@ def test_shut_gates_explain_nothing(weights, decoder, one):
     tiny.assert_close(told.mean_attention, told.attention.mean((0, 1)))
     (patch_map,) = told.patch_maps
     shares = connector_rollout(pipe.model.connector, pipe.features(image=one)).mean(0)
-    (expected,) = views(pipe.model.encoder, pipe.request(None, {"image": one}).seen.items[0], shares, pipe.device)
+    (expected,) = views(pipe.model.encoder, pipe.perception.request(None, {"image": one}).seen.items[0], shares, pipe.device)
     tiny.assert_close(patch_map, expected.patch_map)
 
 
@@ -169,7 +169,7 @@ def test_the_connector_looked_by_what_the_decoder_took(pipe, one, explained):
     taken = explained.contribution.sum((0, 1, 3))
     features = pipe.features(image=one)
     attention = taken / taken.sum() @ connector_rollout(pipe.model.connector, features)
-    loaded = pipe.request(None, {"image": one}).seen.items[0]
+    loaded = pipe.perception.request(None, {"image": one}).seen.items[0]
     (expected,) = views(pipe.model.encoder, loaded, attention, pipe.device)
     tiny.assert_close(explained.patch_maps[0], expected.patch_map)
     assert torch.equal(explained.views[0].shown, expected.shown)
@@ -186,7 +186,7 @@ def test_several_pictures_have_a_map_each(pipe, one, two, mix):
     features = pipe.features(image=media["image"], mix=mix)
     attention = taken / taken.sum() @ connector_rollout(pipe.model.connector, features)
     assert len(attention) == (2 * FEATURES if mix == "concat" else FEATURES)
-    items = pipe.request(None, {"image": [one, two]}).seen.items
+    items = pipe.perception.request(None, {"image": [one, two]}).seen.items
     for number, (view, loaded) in enumerate(zip(told.views, items, strict=True)):
         start = number * FEATURES if mix == "concat" else 0
         (expected,) = views(pipe.model.encoder, loaded, attention[start : start + FEATURES], pipe.device)
@@ -211,7 +211,7 @@ def test_recordings_read_in_windows_are_read_once_and_have_no_view(pipe, one, mo
     features = pipe.features(**{name: media[name] for name in ("imu", "image", "window", "pool", "mix")})
     assert len(features) == 4 * FEATURES
     attention = (taken / taken.sum() @ connector_rollout(pipe.model.connector, features))[:FEATURES]
-    loaded = pipe.request(None, {"image": one}).seen.items[0]
+    loaded = pipe.perception.request(None, {"image": one}).seen.items[0]
     (expected,) = views(pipe.model.encoder, loaded, attention, pipe.device)
     tiny.assert_close(view.patch_map, expected.patch_map)
 

@@ -1,13 +1,10 @@
 """Streams: the pieces are the answer, and who stops reading stops the model."""
 
-import threading
 import time
 
 import folders
 import pytest
 import torch
-
-from adapter_llm.streaming import stripped
 
 QUESTION = "What is in this picture?"
 WAYS = {
@@ -51,41 +48,34 @@ def test_pieces_come_while_the_model_writes(pipe):
 
 
 def test_leaving_stops_the_model(pipe):
-    threads = threading.active_count()
-    with (
-        folders.says(pipe, "word " * 300) as calls,
-        pipe.model.llama.register_forward_pre_hook(lambda *_: time.sleep(0.002)),
-    ):
+    with folders.says(pipe, "word " * 300) as calls:
         stream = pipe.stream(QUESTION, max_new_tokens=1000)
         assert "word".startswith(next(stream))
-        assert threading.active_count() == threads + 1
         stream.close()
-        assert threading.active_count() == threads
         stopped = len(calls)
-        time.sleep(0.02)
-        assert len(calls) == stopped < 100
+        assert stopped < 10
+        assert not list(stream)
+        assert len(calls) == stopped
 
 
 def test_a_stream_that_is_never_read_starts_nothing(pipe):
-    threads = threading.active_count()
     with folders.says(pipe, "word " * 300) as calls:
         stream = pipe.stream(QUESTION)
-        assert threading.active_count() == threads
         stream.close()
         assert not calls
 
 
-def test_what_breaks_in_the_thread_is_raised_to_the_reader(pipe):
+def test_what_breaks_while_writing_is_raised_to_the_reader(pipe):
     def fail(*_):
         if len(calls) == 6:
             raise KeyError("broken in the middle")
 
-    threads, read = threading.active_count(), []
+    read = []
     with folders.says(pipe, "one two three four five six") as calls, pipe.model.llama.register_forward_pre_hook(fail):
         stream = pipe.stream(QUESTION)
         with pytest.raises(KeyError, match="broken in the middle"):
             read.extend(stream)
-    assert threading.active_count() == threads
+    assert read
     assert pipe.ask(QUESTION, max_new_tokens=4) == pipe.ask(QUESTION, max_new_tokens=4)
 
 
@@ -108,12 +98,3 @@ def test_seeded_streams_leave_random_numbers_alone(pipe, stop):
     else:
         list(stream)
     assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("texts", [
-    ["a ", "b"], [" ", "\n", " a"], ["a", " ", " ", "b ", " "], ["  "], [], ["a\n", "\n", "b"], ["\u3000a\u3000"],
-])  # fmt: skip
-def test_stripped_is_strip(texts):
-    pieces = list(stripped(text for text in texts))
-    assert "".join(pieces) == "".join(texts).strip()
-    assert all(pieces)
