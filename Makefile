@@ -9,6 +9,7 @@ TESTS ?= tests
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+READY_TO_TEST := $(VENV)/.ready-to-test
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test clean
@@ -23,7 +24,7 @@ demo: $(READY)
 	@echo "asking about $(PHOTO): $(PROMPT)" >&2
 	@$(BIN)/python demo.py --image "$(PHOTO)" --prompt "$(PROMPT)"
 
-test: $(READY)
+test: $(READY_TO_TEST)
 	@echo "running the tests" >&2
 	@$(BIN)/python -m pytest $(TESTS)
 
@@ -40,6 +41,11 @@ $(READY): requirements.txt req_fix.txt
 	    echo "$(VENV) has no pip and cannot get one; run: make clean, then install pip for $(PYTHON)" >&2; exit 1; }
 	@echo "installing the requirements into $(VENV) (some 2 GB to download on Linux with x86-64)" >&2
 	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt -c req_fix.txt
+	@touch $@
+
+$(READY_TO_TEST): $(READY) requirements-test.txt
+	@echo "installing what the tests need into $(VENV) (some 200 MB)" >&2
+	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements-test.txt -c req_fix.txt
 	@touch $@
 
 clean: ## remove what can be made again

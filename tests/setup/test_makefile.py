@@ -25,7 +25,7 @@ def project(tmp_path):
     folder = tmp_path / "a b"
     folder.mkdir()
     shutil.copy(ROOT / "Makefile", folder)
-    for name in ("requirements.txt", "req_fix.txt"):
+    for name in ("requirements.txt", "requirements-test.txt", "req_fix.txt"):
         (folder / name).write_text("# nothing is needed\n")
     (folder / "demo.py").write_text("import sys\nprint(sys.argv[1:])\n")
     return folder
@@ -51,6 +51,7 @@ def test_targets_run_what_they_say(project, target, command):
     done = make("-n", target, folder=project, PHOTO="a.jpg")
     assert done.returncode == 0 and f".venv/bin/python {command}" in done.stdout
     assert "-m pip install" in done.stdout and "-r requirements.txt -c req_fix.txt" in done.stdout
+    assert ("-r requirements-test.txt -c req_fix.txt" in done.stdout) == (target == "test")
 
 
 def test_the_photo_of_the_demo_is_there():
@@ -59,7 +60,7 @@ def test_the_photo_of_the_demo_is_there():
 
 
 def test_nothing_names_a_machine():
-    for name in ("Makefile", "requirements.txt", "req_fix.txt", "pyproject.toml", ".ci/run", "demo.py"):
+    for name in ("Makefile", "requirements.txt", "requirements-test.txt", "req_fix.txt", "pyproject.toml", ".ci/run", "demo.py"):
         text = (ROOT / name).read_text()
         assert not [word for word in ("/work/", "/opt/", "/root/", "/home/") if word in text], name
 
