@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -35,7 +36,7 @@ def gated_adapter_attention(
     query (B, H, T, P) is rotated, the adapter's keys are not: an adapter token has no position.
     Layers below the last L pass through untouched. Returns (B, T, H, P), as transformers expects.
     """
-    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    output = _text_attention(module, query, key, value, attention_mask, **kwargs)
     if adapter_keys is None:
         return output, None
     layer = module.layer_idx - (module.config.num_hidden_layers - adapter_keys.shape[1])
@@ -50,6 +51,22 @@ def gated_adapter_attention(
     scores = query.reshape(batch, keys.shape[1], -1, size) @ keys.transpose(2, 3)
     weights = torch.softmax(scores * module.scaling, dim=-1).view(batch, heads, length, -1)
     return output + (weights @ values).transpose(1, 2), None
+
+
+def _text_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs
+) -> Tensor:
+    """transformers' own (B, T, H, P), but a single token's heads that share a key head are its rows of queries.
+
+    Keys and values then need not be repeated for each head: on a CPU that costs more than the attention itself.
+    """
+    batch, heads, length, size = query.shape
+    groups = heads // key.shape[1]
+    if length > 1 or groups == 1 or (attention_mask is not None and attention_mask.shape[1] != 1):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)[0]
+    stacked, scale = query.view(batch, -1, groups, size), kwargs.get("scaling")
+    output = F.scaled_dot_product_attention(stacked, key, value, attn_mask=attention_mask, scale=scale)
+    return output.reshape(batch, heads, 1, size).transpose(1, 2)
 
 
 AttentionInterface.register(ATTENTION, gated_adapter_attention)
