@@ -128,7 +128,7 @@ class Engine:
                 raise EngineClosed("no more questions are taken: the program is ending")
             free = self.batch_size - len(self._running)
             if len(self._waiting) >= self.waiting + max(0, free):
-                raise EngineBusy(f"{len(self._waiting)} questions are waiting already; try again later")
+                raise EngineBusy(f"as many questions are waiting as may wait, {self.waiting}; try again later")
             self._waiting.append(answer)
             self._news.notify_all()
         return answer

@@ -64,7 +64,9 @@ def test_whoever_comes_and_goes(pipe, alone, seed):
         if batch.drafts and chance.random() < 0.08:
             gone = chance.choice(batch.drafts)
             cancelled.add(drafts.index(gone))
+            rows = len(batch)
             batch.leave(gone)
+            assert len(batch) == rows - 1
     for number, (draft, result) in enumerate(zip(drafts, alone, strict=True)):
         if number in cancelled:
             assert draft.finish_reason == "cancelled"

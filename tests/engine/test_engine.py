@@ -118,7 +118,7 @@ def test_who_waits_may_leave_too(pipe):
 def test_too_many_are_refused_at_once(pipe):
     with running(pipe, batch_size=2, waiting=1) as engine, slow(pipe), folders.says(pipe, "word " * 400):
         answers = [engine.submit(pipe.draft("Hi", **LONG)) for _ in range(3)]
-        with pytest.raises(EngineBusy, match="waiting already; try again later"):
+        with pytest.raises(EngineBusy, match="as many questions are waiting as may wait, 1; try again later"):
             engine.submit(pipe.draft("Hi", **LONG))
         for answer in answers:
             answer.cancel()
