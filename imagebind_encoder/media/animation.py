@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from PIL import Image
 
 from .image import MAX_PIXELS
+from .patience import check_time, frame_pixels
 from .source import MediaError
 from .timeline import Timeline
 
@@ -60,13 +61,15 @@ class Animation:
             yield index, numpy.asarray(self._image.convert("RGB"))
 
     def _check_size(self, width: int, height: int, frames: int) -> None:
-        if width * height > MAX_CANVAS or width * height * frames > MAX_ALL:
+        most = frame_pixels(MAX_CANVAS)
+        if width * height > most or width * height * frames > MAX_ALL:
             raise MediaError(
                 f"{self._name} has {frames} frames of {width} x {height} pixels; "
-                f"give at most {MAX_CANVAS} pixels a frame and {MAX_ALL} in all"
+                f"give at most {most} pixels a frame and {MAX_ALL} in all"
             )
 
     def _show(self, index: int, time: int) -> None:
+        check_time(self._name)
         try:
             self._image.seek(index)
             self._image.load()

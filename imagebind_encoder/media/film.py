@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from .container import container_of, reason
 from .image import MAX_PIXELS
+from .patience import check_time, frame_pixels
 from .source import MediaError
 from .timeline import Timeline
 
@@ -30,6 +31,7 @@ MISSING = 1.0  # seconds that may be missing all the same, or a tenth of a short
 LOSSY = ("mpegts",)  # formats of broadcasts, where losses are usual and decoders get over them
 HIDING = ("vp8",)  # codecs with packets that are never shown
 BARREN = 256 * 2**20  # bytes without a frame or a sound in them, after which nothing more is expected
+MARGIN = 2**16  # pixels that decoders add around a frame, at least
 LEAP = 8  # frames that are decoded for nothing rather than sought over
 
 
@@ -106,11 +108,13 @@ class Film:
         if stream.codec_context is None:
             raise MediaError(f"{self._name} is coded in a way that is not known here; convert it to MP4 (H.264)")
         self._check_size(stream.codec_context.width, stream.codec_context.height)
+        # Frames may grow further on. What is far too large is not decoded; the library counts with its margins.
+        stream.codec_context.options = {"max_pixels": str(4 * frame_pixels(MAX_PIXELS) + MARGIN)}
         return stream
 
     def _check_size(self, width: int, height: int) -> None:
-        if width * height > MAX_PIXELS:
-            raise MediaError(f"{self._name} has frames of {width} x {height} pixels; give at most {MAX_PIXELS} pixels")
+        if width * height > (most := frame_pixels(MAX_PIXELS)):
+            raise MediaError(f"{self._name} has frames of {width} x {height} pixels; give at most {most} pixels")
 
     def _packets(self, container: "InputContainer", stream: "VideoStream") -> "Iterator[Packet]":
         """The film undecoded. Raises MediaError where there is less than the file says."""
@@ -125,6 +129,7 @@ class Film:
                 if not packet.size:  # what a decoder gets at the end
                     continue
                 self._file.searched = 0
+                check_time(self._name)
                 if packet.pts is not None:
                     end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
                 if packet.stream_index == stream.index:
@@ -181,6 +186,7 @@ class Film:
         try:
             for packet in container.demux(stream):
                 time = packet.pts if packet.pts is not None else time
+                check_time(self._name)
                 try:
                     frames = packet.decode()
                 except av.FFmpegError:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from .container import container_of, open_file, reason
+from .patience import check_time
 from .source import Fetch, MediaError, Source
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Track:
         failures: list[Exception] = []  # since the last frame
         packets = self._container.demux()
         while True:
+            check_time(self._name)
             try:
                 packet = next(packets, None)
                 if packet is not None and packet.size:

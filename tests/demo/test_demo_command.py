@@ -113,6 +113,28 @@ def test_every_option_reaches_the_pipeline(fake, photo, monkeypatch, tmp_path):
     assert threads == [3]
 
 
+def test_without_media_and_prompt_the_page_is_opened(fake, monkeypatch, capsys):
+    from adapter_llm.page import command
+
+    opened = []
+    monkeypatch.setattr(command, "serve", lambda pipe, weights, given: opened.append((pipe, weights, given)))
+    assert run("--weights", "w/mine") == 0
+    assert fake.calls == [("load", {**LOADING, "weights": "w/mine", "media": None})]
+    arguments = "--host 0.0.0.0 --port 8000 --auth ann:a:b --max-file-size 0.5 --queue-size 3 --share --seed 7 --blend 0.2"
+    assert run(*arguments.split(), "--index", "i", "--temperature", "0.5") == 0
+    (_, _, nothing), (_, weights, given) = opened
+    assert nothing == {} and given == {
+        "host": "0.0.0.0", "port": 8000, "auth": ("ann", "a:b"), "max_file_size": 0.5, "queue_size": 3, "share": True,
+        "temperature": 0.5, "seed": 7, "blend": 0.2,
+    }  # fmt: skip
+    settings = command.settings_of(weights, given)
+    assert (settings.host, settings.port, settings.max_file_size, settings.queue_size) == ("0.0.0.0", 8000, 2**19, 3)
+    assert settings.auth == ("ann", "a:b") and settings.share and settings.name == "default"
+    assert (settings.options.temperature, settings.options.seed, settings.retrieval.weight) == (0.5, 7, 0.2)
+    assert command.settings_of("a/b", {}) == command.PageSettings(name="b")
+    assert capsys.readouterr().out == ""
+
+
 def test_options_fit_the_real_pipeline():
     import inspect
 
@@ -148,7 +170,9 @@ def test_json_is_one_object(fake, photo, capsys):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    ("", "the chat page is not there yet; write --image photo.jpg --prompt"), ("--json", "the chat page is not there"),
+    ("--json", "give --image or a question"), ("--auth ann", "a name and a password are wanted"), ("--auth :x", "as in"),
+    ("--port 70000", "from 0 to 65535"), ("--max-file-size 0", "number above 0"), ("--queue-size -1", "from 0 up"),
+    ("--image PHOTO --port 7860", "are about the chat page"), ("--prompt x --share", "are about the chat page"),
     ("--prompt", "there is nothing to describe; give --image or a question"),
     ("--image PHOTO:-1", "the weight of"), ("--image PHOTO:nan", "the weight of"),
     ("--image PHOTO:0 --image PHOTO:0", "all weights are 0"),

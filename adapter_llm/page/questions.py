@@ -1,0 +1,162 @@
+"""Events of questions and answers: ask, ask again in other words, write, stop, begin anew, explain."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from ..prompts import describe
+from ..results import GenerationOptions
+from ..retrieval import RetrievalOptions
+from .asking import explained, write
+from .chat import from_text, messages
+from .context import Context, Shown, cards, conversation, problem, same
+from .conversation import Turn
+from .examples import Example
+from .explaining import explain
+from .footer import footer
+from .media import MediaEvents
+from .sessions import Session
+
+SMALLEST_TOP_P = 1e-3  # a slider's 0: the likeliest word alone
+EMPTY = {"text": "", "files": []}
+
+
+class QuestionEvents:
+    def __init__(self, context: Context, media: MediaEvents, examples: Sequence[Example]) -> None:
+        self.context, self.media, self.examples = context, media, examples
+
+    def ask(self, box: dict[str, Any], request: gr.Request) -> Shown:
+        return self._asked(
+            request, box["text"], lambda session: self.media.sync(session, request, box["files"] or [])
+        )
+
+    def example(self, event: gr.SelectData, request: gr.Request) -> Shown:
+        example = self.examples[int(event.index)]
+
+        def attach(session: Session) -> None:
+            session.conversation.attach(self.context.copied(example.path, session, request))
+
+        return self._asked(request, example.question, attach)
+
+    def _asked(self, request: gr.Request, question: str, attach: Callable[[Session], object]) -> Shown:
+        """Attach what there is and begin a turn; or say why not, and leave the question where it is."""
+        try:
+            session = self.context.session(request)
+        except ValueError as error:
+            return [gr.skip(), gr.skip(), problem(str(error)), *same()]
+        with session.lock:
+            try:
+                _require_rest(session)
+                attach(session)
+                session.begin(session.conversation.ask(question, describe))
+            except Exception as error:
+                return [gr.skip(), gr.skip(), problem(explained(error)), *cards(session)]
+            return [conversation(session), _busy(value=EMPTY), "", *cards(session)]
+
+    def retry(self, event: gr.RetryData, request: gr.Request) -> Shown:
+        return self._again(event.index, None, request)
+
+    def edit(self, event: gr.EditData, request: gr.Request) -> Shown:
+        return self._again(event.index, from_text(str(event.value)), request)
+
+    def _again(self, index: Any, question: str | None, request: gr.Request) -> Shown:
+        """Answer the turn of this message once more; what came after it goes."""
+        try:
+            session = self.context.session(request)
+            with session.lock:
+                _require_rest(session)
+                places = messages(session.conversation.turns)[1]
+                place = places[int(index[0] if isinstance(index, (list, tuple)) else index)]
+                session.begin(session.conversation.again(place, question))
+                return [conversation(session), _busy(), "", *cards(session)]
+        except Exception as error:
+            return [gr.skip(), gr.skip(), problem(explained(error)), *same()]
+
+    def write(self, request: gr.Request, *chosen: Any) -> Iterator[Shown]:
+        """Answer the question that was just asked, if there is one."""
+        yield [gr.skip(), gr.skip()]  # of an event that yields nothing Gradio empties the outputs
+        try:
+            session = self.context.session(request)
+        except ValueError:  # said by `ask`
+            return
+        if (turn := session.turn) is None or session.answer is not None:
+            return
+        for _ in self._steps(session, turn, chosen):
+            if turn in session.conversation.turns:  # not forgotten in the meantime
+                yield [conversation(session), escape(turn.waiting)]
+
+    def _steps(self, session: Session, turn: Turn, chosen: Sequence[Any]) -> Iterator[None]:
+        tokens, temperature, top_p, seed = chosen[:4]
+        try:
+            options = GenerationOptions(
+                max_new_tokens=int(tokens),
+                temperature=float(temperature),
+                top_p=max(float(top_p), SMALLEST_TOP_P),
+                seed=_seed(seed),
+            )
+            retrieval = None
+            if self.context.pipe.index is not None:
+                weight, neighbours, sharpness = chosen[4:]
+                retrieval = RetrievalOptions(int(neighbours), float(sharpness), float(weight))
+        except (TypeError, ValueError) as error:
+            turn.problem, session.turn = explained(error), None
+            yield
+            return
+        yield from write(session, turn, self.context.pipe, self.context.engine, options, retrieval)
+
+    def rest(self, request: gr.Request) -> Shown:
+        """Take questions again, unless an answer is still being written."""
+        busy = False
+        with suppress(ValueError):
+            busy = self.context.session(request).turn is not None
+        return [gr.skip() if busy else _idle(), footer(self.context.pipe, self.context.settings.name)]
+
+    def stop(self, request: gr.Request) -> None:
+        with suppress(ValueError):
+            self.context.session(request).stop()
+
+    def clear(self, request: gr.Request) -> Shown:
+        nothing = ["", gr.Image(value=None, visible=False)]
+        try:
+            session = self.context.session(request)
+        except ValueError as error:
+            return [gr.skip(), gr.skip(), problem(str(error)), *same(), *nothing]
+        session.forget()
+        return [[], _idle(value=EMPTY), "", *cards(session), *nothing]
+
+    def explain(self, request: gr.Request) -> Shown:
+        try:
+            session = self.context.session(request)
+            figure = self.context.new_folder(session, request) / "explanation.png"
+            turns = session.conversation.turns
+            words, drawn = explain(turns[-1] if turns else None, self.context.pipe, self.context.engine, figure)
+        except Exception as error:
+            return [problem(explained(error)), gr.Image(value=None, visible=False)]
+        return [words, gr.Image(value=drawn and str(drawn), visible=drawn is not None)]
+
+
+def _seed(words: str | None) -> int | None:
+    """A whole number that somebody wrote; None for nothing. Raises ValueError for anything else."""
+    words = (words or "").strip()
+    if words and not re.fullmatch(r"\d{1,18}", words):
+        raise ValueError(f"the seed is {words!r}; write a whole number, or nothing")
+    return int(words) if words else None
+
+
+def _require_rest(session: Session) -> None:
+    if session.turn is not None:
+        raise ValueError("an answer is still being written; stop it first, or wait for it")
+
+
+def _busy(**changes: Any) -> gr.MultimodalTextbox:
+    return gr.MultimodalTextbox(submit_btn=False, stop_btn=True, **changes)
+
+
+def _idle(**changes: Any) -> gr.MultimodalTextbox:
+    return gr.MultimodalTextbox(submit_btn=True, stop_btn=False, **changes)

@@ -1,0 +1,106 @@
+"""Service: a pipeline, the engine that writes its answers, and what the server allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from ..engine import Engine
+from ..feature_cache import FeatureCache
+from ..pipeline import Pipeline
+from .errors import busy, stopping
+from .limits import MediaLimits
+from .metrics import Metrics
+from .schema import Defaults
+from .workers import Workers
+
+BODIES = 8  # of the largest size, that there is memory for
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """How the server behaves; times are seconds, sizes bytes."""
+
+    name: str = "default"  # of the model, in requests and answers
+    api_key: str | None = None
+    batch_size: int = 8  # answers that are written together
+    queue_size: int = 64  # that may wait, beside those
+    media_threads: int = 2  # that read and encode media
+    max_body: int = 64 * 2**20
+    timeout: float = 300.0  # for a request, from its arrival
+    shutdown_timeout: float = 30.0  # for answers that are being written when the server is told to stop
+    temperature: float = 0.0  # where a request says nothing
+    max_tokens: int = 512
+    cors: tuple[str, ...] = ()  # origins of pages that may ask
+    hosts: tuple[str, ...] | None = None  # names it goes by; None: any
+    media: MediaLimits = field(default_factory=MediaLimits)
+
+    @property
+    def places(self) -> int:
+        return self.batch_size + self.queue_size
+
+    @property
+    def max_bodies(self) -> int:
+        """Of all requests that are under way: many that are large in one moment would fill the memory."""
+        return BODIES * self.max_body
+
+
+class Service:
+    """Belongs to one event loop, but for the engine and the workers, which have threads of their own."""
+
+    def __init__(self, pipe: Pipeline, config: ServeConfig = ServeConfig()) -> None:
+        self.pipe = pipe if pipe.perception.cache is not None else pipe.cached(FeatureCache())
+        self.config = config
+        self.engine = Engine(self.pipe, config.batch_size, config.queue_size)
+        self.workers = Workers(config.media_threads, config.queue_size)
+        self.metrics = Metrics()
+        self.defaults = Defaults(config.temperature, config.max_tokens, config.places)
+        parts = repr((pipe.manifest.files, pipe.manifest.decoder))
+        self.fingerprint = f"fp_{sha256(parts.encode()).hexdigest()[:10]}"
+        self.draining = False  # no more is taken in
+        self.under_way = 0  # requests that have not got all of their answer
+        self.bodies = 0  # bytes of theirs
+        self.reserved = 0  # answers that are prepared, waiting or written
+        self.metrics.watch("running", "Answers that are being written", lambda: self.engine.counts.running)
+        self.metrics.watch("waiting", "Answers that wait for others", lambda: self.engine.counts.waiting)
+        self.metrics.watch("preparing", "Requests whose media are read, or wait for that", lambda: self.workers.pending)
+
+    @contextmanager
+    def request(self) -> Iterator[Callable[[int], None]]:
+        """Around the work on a request; gives what counts the bytes of its body. Both raise ApiError."""
+        if self.draining:
+            raise stopping()
+        held = 0
+
+        def take(size: int) -> None:
+            nonlocal held
+            if self.bodies + size > self.config.max_bodies:
+                raise busy("too many large requests are under way")
+            held += size
+            self.bodies += size
+
+        self.under_way += 1
+        try:
+            yield take
+        finally:
+            self.under_way -= 1
+            self.bodies -= held
+
+    @contextmanager
+    def reserve(self, answers: int) -> Iterator[None]:
+        """Places for answers: what finds none is told so before any work is done for it. Raises ApiError."""
+        if self.reserved + answers > self.config.places:
+            raise busy(f"{self.reserved} answers are under way already")
+        self.reserved += answers
+        try:
+            yield
+        finally:
+            self.reserved -= answers
+
+    def close(self) -> None:
+        """End what is being written, at once; whoever waits for it is told."""
+        self.draining = True
+        self.workers.close()
+        self.engine.close(drain=False, timeout=0)

@@ -1,0 +1,84 @@
+"""A browser, a chat page of a tiny model, and people who visit it."""
+
+from pathlib import Path
+
+import browser as machine
+import pytest
+
+PANDAS = ["'future.no_silent_downcasting' is", "The copy keyword is"]  # Gradio's summary of timings, which nobody reads
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "site" in item.fixturenames and Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.loopback)
+            item.add_marker(pytest.mark.filterwarnings(*(f"ignore:{words} deprecated" for words in PANDAS)))
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """The path of a Chromium: looked for, and installed, when the first test asks for it and only then."""
+    try:
+        return machine.chromium()
+    except machine.NoBrowser as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="module")
+def browser(chromium):
+    """One browser for a file of tests: while it is open this thread's event loop is taken, so not for longer."""
+    from playwright.sync_api import Error, sync_playwright
+
+    with sync_playwright() as playwright:
+        try:
+            opened = playwright.chromium.launch(executable_path=chromium, args=machine.arguments())
+        except Error as error:
+            pytest.skip(f"{chromium} does not start; does it in a terminal? {str(error).splitlines()[0]}")
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="session")
+def talkative(tmp_path_factory, decoder):
+    from talkative import Talkative
+
+    return Talkative(tmp_path_factory.mktemp("talkative"), decoder)
+
+
+@pytest.fixture(scope="module")
+def settings():
+    """What the page is started with; files of tests have their own."""
+    from adapter_llm.page.launch import PageSettings
+    from adapter_llm.results import GenerationOptions
+
+    return PageSettings(port=0, max_file_size=2**20, options=GenerationOptions(max_new_tokens=24))
+
+
+@pytest.fixture(scope="module")
+def site(talkative, settings):
+    """The chat page, served."""
+    from adapter_llm.page.launch import open_page
+
+    with open_page(talkative.pipe, settings) as page:
+        yield page
+
+
+@pytest.fixture
+def visit(browser, site):
+    """Lets people open the page, each in a browser window of their own, and sees them out.
+
+    Whatever they did, nothing may have been asked of another machine, and their consoles have nothing to complain of.
+    """
+    from visitor import Visitor
+
+    visitors = []
+
+    def enter(**options):
+        visitors.append(Visitor(browser.new_context(**options), site.url))
+        return visitors[-1]
+
+    yield enter
+    for one in visitors:
+        one.context.close()
+    assert [one.complaints for one in visitors if one.complaints] == []
+    assert {host for one in visitors for host in one.hosts} <= {"127.0.0.1"}

@@ -1,0 +1,142 @@
+"""One person in front of the chat page, with a browser of their own that notes every request and every complaint."""
+
+import re
+import time
+from urllib.parse import urlsplit
+
+PATIENCE = 10.0  # seconds for what should take a few hundredths
+WORDS = ":not(:has(.note, .problem, .waiting))"  # of the model, not of the page
+LISTEN = f"""
+window.said = [];
+new MutationObserver(() => {{
+    const found = document.querySelectorAll("#chat [data-testid=bot] .message-content{WORDS}");
+    const words = found.length ? found[found.length - 1].innerText.trim() : "";
+    if (words && words !== window.said.at(-1)) window.said.push(words);
+}}).observe(document, {{subtree: true, childList: true, characterData: true}});
+"""
+
+
+class Visitor:
+    """What a person sees and does. `complaints` are errors of the console and of scripts."""
+
+    def __init__(self, context, url):
+        self.context, self.url = context, url
+        self.requests, self.complaints = [], []
+        context.set_default_timeout(1000 * PATIENCE)
+        context.add_init_script(LISTEN)
+        self.page = context.new_page()
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.open()
+
+    def open(self):
+        self.page.goto(self.url)
+        self.box.wait_for()
+
+    def _hear(self, message):
+        if message.type == "error":
+            self.complaints.append(f"{message.text} ({message.location.get('url')})")
+
+    def forgive(self, words):
+        """The browser itself notes each refused request; these were provoked."""
+        self.until(lambda: self.complaints, "a complaint")
+        assert all(words in one for one in self.complaints), self.complaints
+        self.complaints.clear()
+
+    @property
+    def hosts(self):
+        """The machines that the page asked for anything."""
+        return {urlsplit(url).hostname for url in self.requests if not re.match("(data|blob|about):", url)}
+
+    # what they see
+
+    def find(self, selector):
+        return self.page.locator(selector)
+
+    @property
+    def box(self):
+        return self.find("#question textarea")
+
+    @property
+    def cards(self):
+        return self.find("#media .item:visible")
+
+    @property
+    def problems(self):
+        return [one.inner_text().strip() for one in self.find(".problem:visible").all()]
+
+    @property
+    def questions(self):
+        return [one.inner_text().strip() for one in self.find("#chat [data-testid=user] .message-content").all()]
+
+    @property
+    def answers(self):
+        return [one.inner_text().strip() for one in self.find(f"#chat [data-testid=bot] .message-content{WORDS}").all()]
+
+    @property
+    def said(self):
+        """The last answer as it was seen to grow."""
+        return self.page.evaluate("window.said")
+
+    @property
+    def writing(self):
+        """An answer is on its way: it can be stopped."""
+        return self.find("#question .stop-button").is_visible()
+
+    def until(self, happened, what):
+        """Wait until a look at the page says so, and give what it found."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            if found := happened():
+                return found
+            self.page.wait_for_timeout(20)
+        raise AssertionError(f"waited in vain for {what}; problems shown: {self.problems}")
+
+    def problem(self, words):
+        """A problem that is shown with these words in it."""
+        return self.until(lambda: next((one for one in self.problems if words in one), None), repr(words))
+
+    # what they do
+
+    def attach(self, *files):
+        """Put files into the question box, until each has its card."""
+        wanted = self.cards.count() + len(files)
+        self.find("#question input[type=file]").first.set_input_files(list(files))
+        self.until(lambda: self.cards.count() == wanted, f"{wanted} cards")
+
+    def send(self, words=""):
+        self.page.evaluate("window.said = []")
+        self.box.fill(words)
+        self.box.press("Enter")
+
+    def begin(self, words=""):
+        """Send a question, until some of the answer is there."""
+        before = len(self.answers)
+        self.send(words)
+        return self.until(lambda: self.answers[before:], "the beginning of an answer")[-1]
+
+    def ask(self, words=""):
+        """Send a question; the answer, when it is written."""
+        self.begin(words)
+        return self.answer()
+
+    def answer(self):
+        """The last answer, when nothing is being written any more."""
+        self.until(lambda: not self.writing, "the end of the answer")
+        return self.answers[-1]
+
+    def stop(self):
+        self.find("#question .stop-button").click()
+
+    def unfold(self, area):
+        """Open an accordion, unless it is open."""
+        head = self.find(f"#{area} button.label-wrap")
+        if "open" not in head.get_attribute("class").split():
+            head.click()
+
+    def set(self, name, value):
+        """Type a number into a slider's or a number's field."""
+        field = self.find(f"#{name} input[type=number]")
+        field.fill(str(value))
+        field.press("Tab")
