@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Ask about media:  python demo.py --image photo.jpg --prompt "What is in this picture?"
 
-The answer goes to stdout, everything else to stderr. Exit codes: 0 answered, 2 wrong use, 1 anything else.
+Without media and prompt the chat page opens. The answer goes to stdout, everything else to stderr. Exit codes:
+0 answered, 2 wrong use, 1 anything else.
 """
 
 from __future__ import annotations
 
 import json
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from adapter_llm import cli
@@ -26,7 +27,8 @@ MEDIA = {  # keyword: how its argument is read, and what --help says
     "point": (cli.media_argument, "a point cloud: .npy, .pt, .ply or .pcd"),
 }
 LOOKING = ("window", "hop", "pool", "mix")  # how media are read and brought together
-NO_PAGE = 'the chat page is not there yet; write --image photo.jpg --prompt "What is in this picture?"'
+SAMPLING = ("max_new_tokens", "temperature", "top_p", "seed")
+PAGE = ("host", "port", "auth", "max_file_size", "queue_size", "share")  # of the page that is opened without media
 
 
 def build_parser() -> cli.Parser:
@@ -62,7 +64,56 @@ def build_parser() -> cli.Parser:
     add("--json", action="store_true", help="print the answer and its numbers as one JSON object")
     add("--explain", metavar="PNG", help="draw gates, attention and where was looked into this file; needs [plot]")
     add("--debug", action="store_true", help="show the traceback of an error")
+    page = parser.add_argument_group("the chat page, opened without media and prompt").add_argument
+    page("--host", metavar="NAME", help="address that it is reached at; default: 127.0.0.1, this machine alone")
+    page("--port", type=cli.number(0, 65535, whole=True), metavar="N", help="default: the first free one from 7860 on")
+    page("--auth", type=name_and_password, metavar="USER:PASS", help="let in who knows both")
+    page("--max-file-size", type=cli.number(0, open_low=True), metavar="MB", help="of a file given; default: 200")
+    page("--queue-size", type=cli.number(0, whole=True), metavar="N", help="questions that may wait; default: 32")
+    page("--share", action="store_true", default=None, help="also through a public address of Gradio's makers")
     return parser
+
+
+def name_and_password(text: str) -> tuple[str, str]:
+    """An argparse type: USER:PASS, neither of them empty."""
+    name, _, password = text.partition(":")
+    if not name or not password:
+        raise ArgumentTypeError("a name and a password are wanted, as in ann:secret")
+    return name, password
+
+
+def load(args: Namespace, media: list[str] | None) -> Pipeline:
+    """The pipeline, with the trunks for these media, or all."""
+    from adapter_llm.pipeline import Pipeline
+
+    cli.hide_bars()
+    if args.threads:
+        import torch
+
+        torch.set_num_threads(args.threads)
+    return Pipeline.from_pretrained(
+        weights=args.weights,
+        llm=args.llm,
+        media=media,
+        settings=dict(args.set),
+        device=args.device,
+        dtype=args.dtype,
+        index=args.index,
+        faithful=args.faithful,
+        allow_base_mismatch=args.allow_base_mismatch,
+        device_map=args.device_map,
+        offload_folder=args.offload_folder,
+    )
+
+
+def open_page(args: Namespace) -> int:
+    """Serve the chat page until it is interrupted."""
+    cli.quiet()
+    from adapter_llm.page import command
+
+    given = {name: getattr(args, name) for name in (*PAGE, *SAMPLING, "blend") if getattr(args, name) is not None}
+    command.serve(lambda: load(args, None), args.weights, given)
+    return cli.OK
 
 
 def answer(args: Namespace, out: TextIO) -> int:
@@ -75,28 +126,8 @@ def answer(args: Namespace, out: TextIO) -> int:
         from adapter_llm import plots
 
         plots.check(args.explain)
-    from adapter_llm.pipeline import Pipeline
-
-    cli.hide_bars()
-    if args.threads:
-        import torch
-
-        torch.set_num_threads(args.threads)
-    pipe = Pipeline.from_pretrained(
-        weights=args.weights,
-        llm=args.llm,
-        media=list(media) or None,
-        settings=dict(args.set),
-        device=args.device,
-        dtype=args.dtype,
-        index=args.index,
-        faithful=args.faithful,
-        allow_base_mismatch=args.allow_base_mismatch,
-        device_map=args.device_map,
-        offload_folder=args.offload_folder,
-    )
-    names = ("max_new_tokens", "temperature", "top_p", "seed")
-    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    pipe = load(args, list(media) or None)
+    options = {name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None}
     prompt = args.prompt or None
     if media:
         from adapter_llm.prompts import describe
@@ -136,8 +167,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(arguments)
     media = [found for name in MEDIA for found in getattr(args, name)]
-    if not media and not args.prompt:
-        parser.error(NO_PAGE if args.prompt is None else "there is nothing to describe; give --image or a question")
+    if not media and args.prompt == "":
+        parser.error("there is nothing to describe; give --image or a question")
+    page = not media and args.prompt is None
+    if page and args.json:
+        parser.error("--json prints one answer; give --image or a question with --prompt")
+    if not page and any(getattr(args, name) is not None for name in PAGE):
+        names = ", ".join(f"--{name}".replace("_", "-") for name in PAGE)
+        parser.error(f"{names} are about the chat page; leave media and --prompt out")
     if media and not any(weight for _, weight in media):
         parser.error("all weights are 0; give at least one input a weight above 0")
     if not media and (args.explain or any(getattr(args, name) is not None for name in LOOKING)):
@@ -146,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--explain prints the answer alone; leave --json out")
     if args.blend is not None and args.index is None:
         parser.error("--blend says how much of an index to take in; give one with --index")
-    code = cli.run(parser.prog, lambda out: answer(args, out), args.debug)
+    code = cli.run(parser.prog, lambda out: open_page(args) if page else answer(args, out), args.debug)
     if args.offload_folder:
         cli.give_back_memory()  # files of weights there go with the model that they belong to
     return code

@@ -171,12 +171,14 @@ def make_job(args: Namespace, group: Group) -> Job:
     from .caption.captioner import CaptionOptions
     from .caption.inputs import SourceOptions
     from .caption.job import Job
+    from .caption.memory import keep_memory
     from .caption.model import ModelFolders
     from .caption.workers import WHOLE
     from .processing import InputOptions, check_modality
     from .results import GenerationOptions
     from .retrieval import RetrievalOptions
 
+    keep_memory()
     if args.threads:
         import torch
 

@@ -124,11 +124,7 @@ class Captioner:
 
     def failed(self, entry: Input, error: Exception, content: Content | None = None) -> Done:
         """What stands for an input that has no caption."""
-        message = one_line(error, LONGEST)
-        if not isinstance(error, INPUT_ERRORS):
-            message = f"unexpected {type(error).__name__}: {message}"
-        row = self._row(entry, content, None, finish_reason="error", status="error", error=message)
-        return Done(row, entry)
+        return failed(self.model, self.options, entry, error, content)
 
     def _read(self, entry: Input) -> _Underway:
         """On a thread: an input's media, decoded."""
@@ -180,36 +176,41 @@ class Captioner:
 
     def _done(self, one: _Underway) -> Done:
         result = one.draft.result()
-        seconds = time.perf_counter() - one.began
-        row = self._row(
-            one.entry, one.content, result.text, result.n_tokens, result.finish_reason, round(seconds, 3)
+        row = make_row(
+            self.model,
+            self.options,
+            one.entry,
+            sha256=one.content.sha256,
+            caption=result.text,
+            n_tokens=result.n_tokens,
+            finish_reason=result.finish_reason,
+            seconds=round(time.perf_counter() - one.began, 3),
         )
         return Done(row, one.entry, one.content if self.keep_content else None)
 
-    def _row(
-        self,
-        entry: Input,
-        content: Content | None,
-        caption: str | None,
-        n_tokens: int = 0,
-        finish_reason: str = "stop",
-        seconds: float = 0.0,
-        **status: str,
-    ) -> CaptionRow:
-        return CaptionRow(
-            id=entry.id,
-            path=entry.path,
-            sha256=content and content.sha256,
-            prompt=self.options.prompt_of(entry),
-            caption=caption,
-            model=self.model.name,
-            config_hash=self.options.config_hash(self.model, entry),
-            generation=self.options.drawn,
-            n_tokens=n_tokens,
-            finish_reason=finish_reason,
-            seconds=seconds,
-            **status,
-        )
+
+def failed(
+    model: ModelIdentity, options: CaptionOptions, entry: Input, error: Exception, content: Content | None = None
+) -> Done:
+    """What stands for an input that has no caption."""
+    message = one_line(error, LONGEST)
+    if not isinstance(error, INPUT_ERRORS):
+        message = f"unexpected {type(error).__name__}: {message}"
+    how = {"n_tokens": 0, "finish_reason": "error", "seconds": 0.0, "status": "error", "error": message}
+    return Done(make_row(model, options, entry, sha256=content and content.sha256, caption=None, **how), entry)
+
+
+def make_row(model: ModelIdentity, options: CaptionOptions, entry: Input, **found: Any) -> CaptionRow:
+    """A row of what is known before an input is read, and of what was found."""
+    return CaptionRow(
+        id=entry.id,
+        path=entry.path,
+        prompt=options.prompt_of(entry),
+        model=model.name,
+        config_hash=options.config_hash(model, entry),
+        generation=options.drawn,
+        **found,
+    )
 
 
 def nearest(drafted: Sequence[_Underway], room: int) -> list[_Underway]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .content import Content
 from .items import Input
@@ -16,6 +16,11 @@ class Done:
     row: CaptionRow
     item: Input | None = None
     content: Content | None = None
+
+    def failed(self, error: str) -> Done:
+        """The same with a row that says why there is no caption after all."""
+        row = replace(self.row, caption=None, finish_reason="error", status="error", error=error)
+        return replace(self, row=row)
 
 
 @dataclass(frozen=True)

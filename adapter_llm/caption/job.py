@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass
 
 from imagebind_encoder.media.source import MediaError
 
+from ..encoding import INPUT_ERRORS
 from ..processing import MediaItem
-from .captioner import Captioner, CaptionOptions
+from ..words import one_line
+from .captioner import Captioner, CaptionOptions, failed
 from .content import Content
 from .inputs import Input, Inputs, Problem, SourceOptions, read_inputs
+from .interrupts import undisturbed
 from .model import ModelFolders
 from .outputs import Done, Output
 from .workers import WHOLE, Share
@@ -50,6 +52,14 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Refused:
+    """An input that is not read, and why."""
+
+    entry: Input
+    message: str
+
+
+@dataclass(frozen=True)
 class Job:
     """What is to be captioned, with what, and this process's share of it."""
 
@@ -64,7 +74,7 @@ class Job:
         if self.on_error not in ("skip", "fail"):
             raise ValueError(f"on_error must be skip or fail, not {self.on_error!r}")
 
-    def left(self, inputs: Inputs, output: Output) -> Iterator[Input | Problem | None]:
+    def left(self, inputs: Inputs, output: Output) -> Iterator[Input | Refused | Problem | None]:
         """What is to be done of this process's share; None for each input that is finished."""
         for entry in inputs:
             name = entry.id if isinstance(entry, Input) else entry.id or entry.input
@@ -72,12 +82,12 @@ class Job:
                 continue
             if isinstance(entry, Problem) and entry.id is not None:
                 keyword = self.sources.forced or self.sources.keywords[0]
-                entry = Input(entry.id, entry.input, keyword, None, _Refusal(entry.message))
+                entry = Refused(Input(entry.id, entry.input, keyword, None, _nothing), entry.message)
             if isinstance(entry, Input):
                 if output.finished(entry.id, self.options.config_hash(self.model.identity, entry)):
                     entry = None
                 elif message := output.refuses(entry):
-                    entry = replace(entry, read=_Refusal(message))
+                    entry = Refused(entry, message)
             yield entry
 
     def captioner(self, kinds: set[str] | None, keep_content: bool = False) -> Captioner:
@@ -116,7 +126,7 @@ class _Run:
         self.job, self.output, self.show, self.writer = job, output, show, writer
         self.waiting: list[Done] = []  # to be written
         self.written = time.monotonic()
-        self.problems: list[Problem] = []  # added to by the threads that walk through the inputs
+        self.told: list[Refused | Problem] = []  # added to by the threads that walk through the inputs
         self.captioned = self.kept = self.failed = self.tokens = 0
 
     def __call__(self) -> Outcome:
@@ -125,9 +135,10 @@ class _Run:
         inputs = read_inputs(self.job.given, self.job.sources)
         total, finished, kinds = self._survey(inputs)
         entries = self._entries(inputs)
-        first = next(entries, None)
-        self._tell_problems()
+        first = self._first_of(entries)
+        self._hear()
         if first is None:
+            self._write(1)
             return self._outcome(inputs, 0.0)
         results = self.writer(self.job, kinds, self.output.keeps_media, _chained(first, entries))
         began = time.monotonic()
@@ -139,12 +150,12 @@ class _Run:
             try:
                 for done in results:
                     self._take(done)
-                    bar.update(len(done))
-                    self._tell_problems()
+                    self._hear()
+                    bar.update(self.captioned + self.failed + finished - bar.n)
                     self._write(self.job.options.batch_size)
+                self._hear()
             finally:
                 self._write(1)
-        self._tell_problems()
         return self._outcome(inputs, time.monotonic() - began)
 
     def _survey(self, inputs: Inputs) -> tuple[int | None, int, set[str] | None]:
@@ -158,7 +169,7 @@ class _Run:
         for entry in self.job.left(inputs, self.output):
             total += 1
             finished += entry is None
-            if isinstance(entry, Input) and not isinstance(entry.read, _Refusal):
+            if isinstance(entry, Input):
                 kinds.add(entry.keyword)
         return total, finished, kinds or None
 
@@ -167,10 +178,23 @@ class _Run:
         for entry in self.job.left(inputs, self.output):
             if entry is None:
                 self.kept += 1
-            elif isinstance(entry, Problem):
-                self.problems.append(entry)
-            else:
+            elif isinstance(entry, Input):
                 yield entry
+            else:
+                self.told.append(entry)
+
+    def _first_of(self, entries: Iterator[Input]) -> Input | None:
+        """The first input that a model is needed for: to say that a file is not there it is not."""
+        for entry in entries:
+            if entry.place is None or os.path.exists(entry.place):
+                return entry
+            try:
+                entry.read()
+            except INPUT_ERRORS as error:
+                self.told.append(Refused(entry, one_line(error)))
+            else:
+                return entry  # it came just now
+        return None
 
     def _take(self, done: list[Done]) -> None:
         self.waiting += done
@@ -181,10 +205,15 @@ class _Run:
             else:
                 self._fail(row.path, row.error)
 
-    def _tell_problems(self) -> None:
-        while self.problems:
-            problem = self.problems.pop(0)
-            self._fail(problem.input, problem.message)
+    def _hear(self) -> None:
+        """Of inputs for which there is nothing to caption."""
+        while self.told:
+            one = self.told.pop(0)
+            if isinstance(one, Problem):
+                self._fail(one.input, one.message)
+            else:
+                error = MediaError(one.message)
+                self._take([failed(self.job.model.identity, self.job.options, one.entry, error)])
 
     def _fail(self, name: str, message: str) -> None:
         from tqdm import tqdm
@@ -211,32 +240,10 @@ class _Run:
         return Outcome(self.captioned, self.kept, self.failed, self.tokens, seconds)
 
 
-@dataclass(frozen=True)
-class _Refusal:
-    """Reads nothing, and says why."""
-
-    message: str
-
-    def __call__(self) -> Content:
-        raise MediaError(self.message)
+def _nothing() -> Content:
+    raise MediaError("there is nothing to read")
 
 
 def _chained(first: Input, rest: Iterator[Input]) -> Iterator[Input]:
     yield first
     yield from rest
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Ctrl-C waits until what is done here is whole."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if pressed:
-            raise KeyboardInterrupt

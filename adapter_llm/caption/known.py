@@ -69,6 +69,9 @@ class LatestRows:
 
     def add(self, id: str, config_hash: str, ok: bool, place: int) -> None:
         own = text_key(id)
+        if not ok and self.finished(id, config_hash):
+            self.stale.append(place)
+            return
         if own in self._failed:
             self.stale.append(self._failed.pop(own))
         if not ok:

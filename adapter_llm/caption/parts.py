@@ -61,8 +61,11 @@ class ParquetParts:
 
     def close(self) -> None:
         with self._open:
-            self._finish_part()
-            take_out(self._known.stale)
+            try:
+                self._finish_part()
+                take_out(self._known.stale)
+            finally:
+                self._log.release()
 
     def _take_up(self) -> None:
         waiting: dict[int, Path] = {}
@@ -100,9 +103,14 @@ class ParquetParts:
     def _finish_part(self) -> None:
         """What waits becomes a part."""
         if len(self._log.known):
-            path = self.path / self._name(self._number)
-            write_part(path, self._log.rows())
-            places = ((row.id, row.config_hash, row.ok, (path, number)) for number, row in enumerate(self._log.rows()))
+            path, places = self.path / self._name(self._number), []
+
+            def noted() -> Iterator[CaptionRow]:
+                for number, row in enumerate(self._log.rows()):
+                    places.append((row.id, row.config_hash, row.ok, (path, number)))
+                    yield row
+
+            write_part(path, noted())
             for place in places:
                 self._known.add(*place)
         self._log.remove()

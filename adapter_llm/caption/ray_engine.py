@@ -67,7 +67,7 @@ class RayEngine:
 
         Raises EngineError, what the iterator of inputs raises, and what loading or running the model raises.
         """
-        with self._connected() as ray:
+        with self.connected() as ray:
             workers, gpus = self._size(ray.cluster_resources(), job.model.device)
             feed = _start_feed(ray)
             sender = _Sender(ray, feed, entries, job.options.batch_size, workers * AHEAD)
@@ -85,7 +85,8 @@ class RayEngine:
             sender.check()
 
     def _rows(self, ray: Any, workers: int, gpus: float, given: tuple[Any, ...]) -> Iterator[Any]:
-        from .ray_workers import Chunks, Worker
+        from .ray_feed import Chunks
+        from .ray_workers import Worker
 
         context = ray.data.DataContext.get_current().copy()
         context.target_max_block_size = 1  # byte, which any row has: a chunk is passed on as soon as it is there
@@ -122,8 +123,11 @@ class RayEngine:
         return workers, 1 / math.ceil(workers / gpus) if gpus else 0
 
     @contextmanager
-    def _connected(self) -> Iterator[Any]:
-        """Ray, which is started or joined, unless it is running in this process, and left at the end."""
+    def connected(self) -> Iterator[Any]:
+        """Ray, which is started or joined, and left at the end, unless this process is connected to one already.
+
+        Raises EngineError.
+        """
         for name, value in (QUIET | (LOOPBACK if self.address is None else {})).items():
             os.environ.setdefault(name, value)
         try:
@@ -220,7 +224,7 @@ def _start_feed(ray: Any) -> Any:
     """On this machine: the end of another takes nothing along."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from .ray_workers import Feed
+    from .ray_feed import Feed
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(num_cpus=0, scheduling_strategy=here)(Feed).remote()

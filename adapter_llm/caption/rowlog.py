@@ -88,8 +88,12 @@ class RowLog:
 
     def remove(self) -> None:
         """The rows are somewhere else now."""
-        self._file.close()
+        self.release()
         self.path.unlink()
+
+    def release(self) -> None:
+        """Leave the file as it is."""
+        self._file.close()
 
 
 def write_all(file: RawIOBase, data: bytes) -> None:

@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..space.records import OutputError
 from .done import Done, OutputOptions
 from .items import Input
 from .known import LatestRows, text_key
@@ -40,12 +39,14 @@ class Sidecars(JsonLines):
     ) -> None:
         check_folder(path, ours=True)
         self._missing: dict[str, str] = {}
-        self._claimed: dict[str, str] = {}  # texts to be written soon, and whose they are
+        self._claimed: dict[bytes, bytes] = {}  # texts to be written soon, and whose they are
         self._texts: dict[bytes, bytes] | None = None  # by file: whose it is, and what it says
         self._lock = threading.Lock()  # inputs are asked about on other threads than the one that writes
         self._top = os.path.realpath(path)
         super().__init__(path, shard, options, alone)
         for file, caption in self._missing.items():
+            for stale in (path / file).parent.glob(f".{glob.escape(Path(file).name)}.*.partial"):
+                stale.unlink(missing_ok=True)  # of the process that was killed
             self._write_text(path / file, caption)
 
     @classmethod
@@ -57,8 +58,8 @@ class Sidecars(JsonLines):
             return self._refuses(item, self._file_of(item))
 
     def _refuses(self, item: Input, file: str) -> str | None:
-        if self._claimed.setdefault(file, item.id) != item.id:
-            return f"{self.path / file} will be the caption of {self._claimed[file]!r}; rename one of the two"
+        if self._claimed.setdefault(text_key(file), text_key(item.id)) != text_key(item.id):
+            return f"{self.path / file} will be the caption of another input; rename one of the two"
         try:
             text = (self.path / file).read_bytes()
         except FileNotFoundError:
@@ -74,16 +75,18 @@ class Sidecars(JsonLines):
         return None
 
     def write(self, done: Sequence[Done]) -> None:
-        """Raises OutputError also for an input that it refuses."""
+        """An input that is refused by now gets a row that says so. Raises OutputError."""
         with self._lock:
-            self._write(done, [self._file_of(one.item) if one.row.ok else None for one in done])
-            for file in [file for file, id in self._claimed.items() if id in {one.row.id for one in done}]:
-                del self._claimed[file]
+            refused = [self._refuses(one.item, self._file_of(one.item)) if one.row.ok else None for one in done]
+            pairs = zip(done, refused, strict=True)
+            self._write([one if why is None else one.failed(why) for one, why in pairs])
+            for one in done:
+                key = text_key(self._file_of(one.item))
+                if self._claimed.get(key) == text_key(one.row.id):
+                    del self._claimed[key]
 
-    def _write(self, done: Sequence[Done], files: Sequence[str | None]) -> None:
-        for one, file in zip(done, files, strict=True):
-            if file is not None and (refused := self._refuses(one.item, file)):
-                raise OutputError(refused)
+    def _write(self, done: Sequence[Done]) -> None:
+        files = [self._file_of(one.item) if one.row.ok else None for one in done]
         for file in filter(None, files):
             with suppress(FileNotFoundError):  # what is there is not of this row: without it the row counts
                 (self.path / file).unlink()
@@ -130,10 +133,11 @@ class Sidecars(JsonLines):
     def _write_text(self, path: Path, caption: str) -> None:
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            for stale in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-                stale.unlink(missing_ok=True)
-            partial.write_bytes(_text(caption))
+            try:
+                partial.write_bytes(_text(caption))
+            except FileNotFoundError:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial.write_bytes(_text(caption))
             os.replace(partial, path)
         except OSError as error:
             with suppress(OSError):

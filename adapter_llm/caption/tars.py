@@ -7,7 +7,6 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import BinaryIO
 
 from imagebind_encoder.media.source import DEFAULT_LIMITS, MediaError
@@ -85,8 +84,7 @@ def read_tar(
     try:
         seekable = local and not file.peek(6).startswith(PACKED)
         with tarfile.open(fileobj=file, mode="r:" if seekable else "r|*", tarinfo=_Strict) as archive:
-            for _, group in groupby(_members(path, archive, kind, prompt_suffix, seekable), lambda one: one.key):
-                sample = list(group)
+            for sample in _samples(_members(path, archive, kind, prompt_suffix, seekable)):
                 prompt = problem = None
                 try:
                     for one in sample:
@@ -101,6 +99,25 @@ def read_tar(
         raise TarShardError(
             f"{path!r} is damaged ({one_line(error)}); what comes behind that place is missing: get it again"
         ) from error
+
+
+def _samples(members: Iterator[_Found]) -> Iterator[list[_Found]]:
+    """Neighbours with one key; those before a damaged place are given before it is raised."""
+    sample: list[_Found] = []
+    broken = None
+    while True:
+        try:
+            one = next(members, None)
+        except BROKEN as error:
+            one, broken = None, error
+        if sample and (one is None or one.key != sample[0].key):
+            yield sample
+            sample = []
+        if one is None:
+            break
+        sample.append(one)
+    if broken is not None:
+        raise broken
 
 
 def _members(

@@ -16,6 +16,8 @@ from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
+from imagebind_encoder.media.source import MediaError
+
 from .done import Done, OutputOptions
 from .logged import JsonLines, check_folder, shard_paths
 from .rowlog import cannot_write, write_all
@@ -61,8 +63,11 @@ class TarShards(JsonLines):
         for one in done:
             note: dict[str, Any] = {SHARD: None, END: None}
             if one.row.ok:
-                self._add(one)
-                note = {SHARD: self._shard, END: self._end}
+                try:
+                    self._add(one, one.content.data())
+                    note = {SHARD: self._shard, END: self._end}
+                except MediaError as error:  # a film that was removed meanwhile
+                    one = one.failed(str(error))
             rows.append(one.row)
             notes.append(note)
             if self._count >= self.options.samples_a_tar or self._end >= self.options.bytes_a_tar:
@@ -84,10 +89,9 @@ class TarShards(JsonLines):
                     self._file.close()
                 self._log.close()
 
-    def _add(self, one: Done) -> None:
+    def _add(self, one: Done, data: bytes) -> None:
         """Behind the last sample that counts, whatever is there."""
         key = f"{_cleaned(one.item.name)}-{row_key(one.row.id, one.row.config_hash).hex()[:8]}"
-        data = one.content.data()
         about = json.dumps(one.row.to_dict(), ensure_ascii=False).encode("utf-8", "surrogateescape")
         text = one.row.caption.encode("utf-8", "surrogateescape")
         members = [(_suffix(one.item.path, data), data), (".txt", text), (".json", about)]

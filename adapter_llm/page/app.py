@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gradio as gr
 
-from .context import Context, Shown, cards, conversation
+from .context import Context, Shown, cards, conversation, problem, same
 from .examples import examples
 from .footer import footer
 from .layout import Parts, arrange
 from .media import MediaEvents
+from .owners import visitor_of
 from .questions import QuestionEvents
 
 READERS = 2  # files that are looked at at once
@@ -35,13 +36,17 @@ def _cards(parts: Parts) -> list[gr.components.Component]:
 
 def _begin_and_end(page: gr.Blocks, context: Context, parts: Parts) -> None:
     def load(request: gr.Request) -> Shown:
-        session = context.session(request)
-        return [conversation(session), footer(context.pipe, context.settings.name), *cards(session)]
+        below = footer(context.pipe, context.settings.name)
+        try:
+            session = context.session(request)
+        except ValueError as error:
+            return [gr.skip(), problem(str(error)), below, *same()]
+        return [conversation(session), "", below, *cards(session)]
 
     def unload(request: gr.Request) -> None:
-        context.sessions.end(request.session_hash)
+        context.sessions.end(request.session_hash, visitor_of(request, context.cookie) or "")
 
-    page.load(load, None, [parts.chat, parts.footer, *_cards(parts)], **NOW)
+    page.load(load, None, [parts.chat, parts.status, parts.footer, *_cards(parts)], **NOW)
     page.unload(unload)
 
 
@@ -55,7 +60,7 @@ def _questions(events: QuestionEvents, parts: Parts) -> None:
     ]
     chosen = [*parts.sampling, *parts.retrieval]
     for event in begun:
-        written = event.then(events.write, chosen, [parts.chat, parts.status], **LATER)
+        written = event.then(events.write, chosen, parts.chat, **LATER)
         written.then(events.rest, None, [parts.box, parts.footer], **NOW)
     parts.box.stop(events.stop, None, None, **NOW)
     gr.on([parts.new.click, parts.chat.clear], events.clear, None, [*asked, parts.told, parts.figure], **NOW)
@@ -68,9 +73,11 @@ def _media(events: MediaEvents, parts: Parts) -> None:
     for place, slot in enumerate(parts.slots):
         at = gr.State(place)
         slot.weight.input(events.weigh, [at, slot.weight], None, trigger_mode="always_last", **NOW)
-        slot.kind.input(events.read_as, [at, slot.kind], shown, **READING)
+        slot.kind.input(events.read_as, [at, slot.kind], [parts.status, *shown], **READING)
         slot.remove.click(events.remove, [at, parts.box], [parts.box, *shown], **NOW)
     if parts.add_words is not None:
         parts.add_words.click(events.add_words, parts.words, [parts.words, parts.status, *shown], **READING)
-    for recorder in filter(None, (parts.camera, parts.film)):
-        recorder.input(events.add_recording, recorder, [recorder, parts.status, *shown], **READING)
+    if parts.camera is not None:
+        parts.camera.input(events.add_recording, parts.camera, [parts.camera, parts.status, *shown], **READING)
+    if parts.film is not None:  # which has no input when something was recorded
+        parts.film.change(events.add_recording, parts.film, [parts.film, parts.status, *shown], **READING)

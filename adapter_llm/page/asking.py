@@ -11,6 +11,8 @@ from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
+from imagebind_encoder.media.patience import reading_limits
+
 from ..cli import sentence
 from ..encoding import INPUT_ERRORS
 from ..engine import Engine, EngineBusy, EngineClosed, Piece
@@ -25,15 +27,25 @@ if TYPE_CHECKING:
 
 PATIENCE = 0.5  # seconds between two looks at the queue
 SEEDS = 2**31
+READING, STRANGERS_READING = 600.0, 30.0  # seconds that a recording may take to be read
 EXPECTED = (*INPUT_ERRORS, EngineBusy, EngineClosed)  # what a person can cause; the rest goes to the log, too
 
 
-def checked(attachment: Attachment, pipe: Pipeline) -> Attachment:
-    """The same, looked at: what is wrong with it is known before a question is asked, and its features are cached."""
+def checked(attachment: Attachment, pipe: Pipeline, strangers: bool = False) -> Attachment:
+    """The same, looked at: what is wrong with it is known before a question is asked, and its features are cached.
+
+    What `strangers` give is looked at with more care: by its header first, and with less patience.
+    """
     if not attachment.keyword:
         return attachment
     try:
-        pipe.features(**{attachment.keyword: attachment.source})
+        if strangers and attachment.path is not None and attachment.keyword in ("image", "video", "audio"):
+            from ..serve.headers import check_header
+            from ..serve.limits import MediaLimits
+
+            check_header(attachment.keyword, attachment.path.read_bytes(), MediaLimits())
+        with reading_limits(STRANGERS_READING if strangers else READING):
+            pipe.features(**{attachment.keyword: attachment.source})
     except Exception as error:
         return replace(attachment, problem=explained(error, [attachment]))
     return replace(attachment, problem=None)
@@ -52,7 +64,9 @@ def write(
     try:
         _prepare(session, turn, pipe, options, retrieval)
         events: SimpleQueue = SimpleQueue()
-        answer = session.answer = engine.submit(pipe.draft(**turn.asked), events.put)
+        with reading_limits(READING):
+            draft = pipe.draft(**turn.asked)
+        answer = session.answer = engine.submit(draft, events.put)
         if session.stopped:  # while media were looked at
             answer.cancel()
         while isinstance(event := _next(events), str):

@@ -39,7 +39,6 @@ READ_AS = {  # endings of file names, and what such a file may be, the likeliest
     ".npy": ("depth", "thermal", "imu", "point"),
     ".ply": ("point",),
     ".pcd": ("point",),
-    ".pt": ("point",),
     ".txt": ("text",),
     ".md": ("text",),
 }
@@ -54,6 +53,7 @@ CALLED = {  # what people are told of a keyword
     "point": "point cloud",
 }
 MOST = 8  # attachments of a conversation
+LONGEST = 20_000  # characters of a question, or of words to look at: more than any of these models reads
 HEAVIEST = 2.0  # weight that the page offers; in the mean only ratios count
 
 
@@ -114,8 +114,13 @@ def from_file(path: Path, taken: Sequence[str]) -> Attachment:
 
 
 def from_words(words: str) -> Attachment:
-    """Words that are looked at, as a picture is, instead of being read as part of the question."""
+    """Words that are looked at, as a picture is, instead of being read as part of the question.
+
+    Raises ValueError for too many.
+    """
     words = " ".join(words.split())
+    if len(words) > LONGEST:
+        raise ValueError(f"these are {len(words)} characters; give at most {LONGEST}")
     name = words if len(words) <= 40 else words[:39].rstrip() + "…"
     return Attachment(f"“{name}”", "text", ("text",), words=words)
 

@@ -66,7 +66,8 @@ def _words(kind: str, words: str) -> str:
 
 def as_text(words: str) -> str:
     """Somebody's words, that cannot be taken for the page's own."""
-    return re.sub(rf"<(?=/?{OWN_TAG}\b)", "<\u200b", words, flags=re.IGNORECASE)
+    words = re.sub(rf"<(?=/?{OWN_TAG}\b)", "<\u200b", words, flags=re.IGNORECASE)
+    return re.sub(r"&(?=#?\w+;)", "&\u200b", words)  # would be shown as the character that it stands for
 
 
 def from_text(words: str) -> str:

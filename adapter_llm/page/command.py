@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..results import GenerationOptions
 from ..retrieval import RetrievalOptions
+from .address import find_port
 from .settings import PageSettings
 
 if TYPE_CHECKING:
@@ -26,9 +27,14 @@ def settings_of(weights: str, given: Mapping[str, Any]) -> PageSettings:
     return PageSettings(name=Path(weights).name or weights, options=options, retrieval=retrieval, **chosen)
 
 
-def serve(pipe: Pipeline, weights: str, given: Mapping[str, Any]) -> None:
-    """Open the page, and close it at Ctrl-C. Raises ValueError for an address that cannot be had."""
-    settings = settings_of(weights, given)
-    from .launch import serve as serve_page
+def serve(load: Callable[[], Pipeline], weights: str, given: Mapping[str, Any]) -> None:
+    """Load the pipeline, open the page, and close it at Ctrl-C.
 
-    serve_page(pipe, settings)
+    Raises, before anything is loaded, ValueError for settings that are none and an address that cannot be had, and
+    ImportError where Gradio is missing.
+    """
+    settings = settings_of(weights, given)
+    find_port(settings.host, settings.port)
+    from .launch import serve as serve_page  # and what it needs: Gradio may be missing
+
+    serve_page(load(), settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -16,9 +16,9 @@ from ..pipeline import Pipeline
 from .asking import checked, explained
 from .attachments import CALLED, MOST, Attachment, from_file
 from .chat import messages
+from .owners import new_folder, owned, visitor_of
 from .sessions import Session, Sessions
 from .settings import PageSettings
-from .visitors import new_folder, owned, visitor_of
 
 Shown = list[Any]  # what the outputs of an event become
 SLOT = 4  # outputs of an attachment's place
@@ -42,35 +42,38 @@ class Context:
         """An uploaded file, looked at. It has to be this browser's, and is this page's from now on."""
         path = owned(file, self.sessions.folder, visitor_of(request, self.cookie))
         session.keep(path.parent.parent)
-        return checked(from_file(path, self.pipe.keywords), self.pipe)
+        return self.checked(from_file(path, self.pipe.keywords))
 
-    def copied(self, path: Path, session: Session, request: gr.Request) -> Attachment:
+    def copied(self, path: Path, session: Session) -> Attachment:
         """A file of the project's, as if it had been uploaded."""
-        copy = shutil.copy(path, self.new_folder(session, request))
-        return checked(from_file(Path(copy), self.pipe.keywords), self.pipe)
+        copy = shutil.copy(path, self.new_folder(session))
+        return self.checked(from_file(Path(copy), self.pipe.keywords))
 
-    def new_folder(self, session: Session, request: gr.Request) -> Path:
-        """A folder that goes with the session. Raises ValueError for a browser that takes no cookies."""
-        visitor = visitor_of(request, self.cookie)
-        if visitor is None:
-            raise ValueError("this page keeps people's files apart by a cookie; allow it, and reload the page")
-        folder = new_folder(self.sessions.folder / visitor)
+    def checked(self, attachment: Attachment) -> Attachment:
+        return checked(attachment, self.pipe, self.settings.strangers)
+
+    def new_folder(self, session: Session) -> Path:
+        """A folder that goes with the session."""
+        folder = new_folder(self.sessions.folder / session.visitor)
         session.keep(folder)
         return folder
 
-    def changed(self, request: gr.Request, change: Callable[[Session], object]) -> Shown:
-        """The status and the cards, after a change of what the conversation is about."""
+    def changed(self, request: gr.Request, change: Callable[[Session], object]) -> Iterator[Shown]:
+        """The status and the cards, while what the conversation is about changes, and when it has."""
         try:
             session = self.session(request)
         except ValueError as error:
-            return [problem(str(error)), *same()]
+            yield [problem(str(error)), *same()]
+            return
+        yield ["Looking at it …", *same()]
         status = ""
         with session.lock:
             try:
                 change(session)
             except Exception as error:
                 status = problem(explained(error))
-            return [status, *cards(session)]
+            shown = cards(session)
+        yield [status, *shown]
 
 
 def conversation(session: Session) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .attachments import MOST, Attachment
+from .attachments import LONGEST, MOST, Attachment
 
 Message = dict[str, str]
 
@@ -56,7 +56,7 @@ class Conversation:
         Without words `stand_in` says what is asked about these keywords. Raises ValueError if there is nothing to
         ask about, and for attachments that cannot be looked at.
         """
-        question = question.strip()
+        question = _short(question)
         if broken := [one.name for one in self.attachments if one.problem]:
             raise ValueError(f"{broken[0]} cannot be looked at; remove it, then ask again")
         fresh = [one for one in self.attachments if not one.sent]
@@ -75,15 +75,16 @@ class Conversation:
     def again(self, place: int, question: str | None = None) -> Turn | None:
         """The turn in this place as if it had not been answered, the last one now; with other words if given.
 
-        Turns behind it go, and what came with them.
+        Turns behind it go, and what came with them. Raises ValueError for words that are too long.
         """
+        question = _short(question or "")
         if not 0 <= place < len(self.turns):
             return None
         old = self.turns[place]
         gone = {one.id for turn in self.turns[place + 1 :] for one in turn.shown}
         self.attachments = [one for one in self.attachments if one.id not in gone]
         del self.turns[place:]
-        turn = Turn((question or "").strip() or old.question, old.shown)
+        turn = Turn(question or old.question, old.shown)
         self.turns.append(turn)
         return turn
 
@@ -106,3 +107,10 @@ class Conversation:
             if left_out == len(before) or fits(found):
                 return found, left_out
         raise AssertionError("a conversation has a last turn")
+
+
+def _short(question: str) -> str:
+    question = question.strip()
+    if len(question) > LONGEST:
+        raise ValueError(f"the question has {len(question)} characters; ask with at most {LONGEST}")
+    return question

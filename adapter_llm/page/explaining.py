@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from imagebind_encoder.config import Modality
 
 from ..engine import Engine
 from ..plots import PlotError, save
@@ -13,10 +17,13 @@ from .conversation import Turn
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..explain import Explanation
+    from ..explain import Explanation, View
     from ..pipeline import Pipeline
 
 MUCH = 4.0  # natural log of how much likelier a word became, that is drawn in full colour
+SHOWN = 2  # views; the figure has more
+COLOURS = ((37, 52, 94), (38, 130, 142), (253, 231, 37))  # of nothing, some, and most
+WIDTH = 320  # pixels
 
 
 def explain(turn: Turn | None, pipe: Pipeline, engine: Engine, figure: Path) -> tuple[str, Path | None]:
@@ -27,7 +34,7 @@ def explain(turn: Turn | None, pipe: Pipeline, engine: Engine, figure: Path) -> 
     if turn is None or not turn.answered:
         raise ValueError("there is no answer yet; ask something about a picture or another input first")
     told = engine.run(lambda: pipe.explain(**turn.asked))
-    words = _words(told)
+    words = _words(told) + "".join(map(_picture, told.views[:SHOWN]))
     try:
         save(told, figure)
     except PlotError as error:
@@ -45,6 +52,28 @@ def _words(told: Explanation) -> str:
         f"<p class='told'>{marked}</p><p class='fine'>The darker a word, the more of it is owed to what you showed: "
         "its log-probability, less what it would have been without.</p>"
     )
+
+
+def _picture(view: View) -> str:
+    """What the model saw, in grey, and on it in colour where the connector looked: an HTML image."""
+    from PIL import Image, ImageOps
+
+    shown = view.shown.float()
+    shown = (shown - shown.min()) / (shown.max() - shown.min()).clamp(min=1e-6) * 255
+    grey = Image.fromarray(shown.byte().numpy()).convert("L")
+    patches = Image.fromarray((view.patch_map / view.patch_map.max().clamp(min=1e-6) * 255).byte().numpy())
+    left, right, bottom, top = map(round, view.extent)
+    looked = Image.new("L", grey.size)
+    looked.paste(patches.resize((max(1, right - left), max(1, bottom - top)), Image.Resampling.BICUBIC), (left, top))
+    colours = ImageOps.colorize(looked, COLOURS[0], COLOURS[2], mid=COLOURS[1])
+    drawn = Image.blend(grey.convert("RGB"), colours, 0.5)
+    if view.modality is Modality.AUDIO:
+        drawn = ImageOps.flip(drawn)  # low notes below
+    drawn = drawn.resize((WIDTH, max(1, round(WIDTH * drawn.height / drawn.width))))
+    file = BytesIO()
+    drawn.save(file, "JPEG", quality=85)
+    source = f"data:image/jpeg;base64,{b64encode(file.getvalue()).decode()}"
+    return f"<img class='looked' src='{source}' alt='brighter where the model looked'>"
 
 
 def _share(gain: Tensor) -> float:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-import gradio as gr
 from starlette.middleware import Middleware
 
 from ..engine import Engine
 from ..feature_cache import FeatureCache
 from ..pipeline import Pipeline
+from .address import find_port
 from .app import build
 from .context import Context
 from .sessions import Sessions
@@ -26,14 +25,9 @@ from .settings import PageSettings
 from .style import CSS, HEAD, theme
 from .visitors import Visitors
 
-FIRST_PORT, PORTS = 7860, 100
 REMEMBERED = 256 * 2**20  # bytes of features
 LAST_WORDS = 5.0  # seconds that answers may take to stop when the page closes
 ELSEWHERE = ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE")  # where Gradio would keep files for everybody
-
-
-class PageError(ValueError):
-    """The page cannot be opened where it was wanted."""
 
 
 class Page:
@@ -56,7 +50,7 @@ class Page:
             context = Context(pipe.cached(FeatureCache(REMEMBERED)), self.engine, settings, self.sessions, cookie)
             self.blocks = build(context).queue(max_size=None, default_concurrency_limit=None)
             undo.callback(self.blocks.close, verbose=False)
-            keeper = Middleware(Visitors, folder=visitors, cookie=cookie, max_file_size=settings.max_file_size)
+            keeper = Middleware(Visitors, sessions=self.sessions, cookie=cookie, max_file_size=settings.max_file_size)
             self.blocks.launch(
                 server_name=settings.host,
                 server_port=port,
@@ -113,22 +107,6 @@ def serve(pipe: Pipeline, settings: PageSettings) -> None:
             for number, handler in before.items():
                 signal.signal(number, handler)
         print("Closing the page.", file=sys.stderr, flush=True)
-
-
-def find_port(host: str, wanted: int | None) -> int:
-    """The wanted port if it is free; of none the first free one from 7860 on, of 0 any. Raises PageError."""
-    problem: OSError | None = None
-    for port in range(FIRST_PORT, FIRST_PORT + PORTS) if wanted is None else [wanted]:
-        try:
-            family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-                return probe.getsockname()[1]
-        except OSError as error:
-            problem = error
-    where = f"port {wanted}" if wanted is not None else f"the ports {FIRST_PORT} to {FIRST_PORT + PORTS - 1}"
-    raise PageError(f"the page cannot use {where} of {host}: {problem.strerror}; give others with --host and --port")
 
 
 def _restore(environment: dict[str, str | None]) -> None:

@@ -136,8 +136,8 @@ def _media(parts: Parts, taken: Sequence[str]) -> None:
         if "text" in taken:
             with gr.Accordion("Words to look at", open=False, elem_id="words-area", elem_classes="quiet"):
                 parts.words = gr.Textbox(
-                    label="Words to look at", show_label=False, lines=2, max_lines=6, elem_id="add-text", container=False,
-                    placeholder="Encoded as a picture would be, not read as part of the question",
+                    label="Words to look at", show_label=False, container=False, lines=2, max_lines=6,
+                    placeholder="Encoded as a picture would be, not read as part of the question", elem_id="add-text",
                 )  # fmt: skip
                 parts.add_words = gr.Button("Add these words", size="sm", elem_id="add-text-button")
         if "image" in taken:
@@ -150,8 +150,8 @@ def _media(parts: Parts, taken: Sequence[str]) -> None:
                 if "video" in taken:
                     with gr.Tab("Film"):
                         parts.film = gr.Video(
-                            sources=["webcam"], show_label=False, elem_id="film", buttons=[], height=220,
-                            webcam_options=gr.WebcamOptions(mirror=False),
+                            sources=["webcam"], include_audio=True, show_label=False, elem_id="film", buttons=[],
+                            height=220, webcam_options=gr.WebcamOptions(mirror=False),
                         )  # fmt: skip
         if missing := lacking(taken):
             gr.HTML(f"<p class='fine'>The loaded weights do not take {escape(missing)}.</p>", elem_id="lacking")
@@ -160,7 +160,9 @@ def _media(parts: Parts, taken: Sequence[str]) -> None:
 def _slot(number: int) -> Slot:
     with gr.Row(visible=False, elem_id=f"item-{number}", elem_classes="item") as row:
         name = gr.HTML(elem_id=f"name-{number}", elem_classes="name")
-        remove = gr.Button("Remove", size="sm", scale=0, min_width=70, elem_id=f"remove-{number}", elem_classes="remove")
+        remove = gr.Button(
+            "Remove", size="sm", scale=0, min_width=70, elem_id=f"remove-{number}", elem_classes="remove"
+        )
         kind = gr.Dropdown(
             label="Read as", elem_id=f"kind-{number}", elem_classes="kind", filterable=False, min_width=120
         )
@@ -184,7 +186,8 @@ def _sampling(parts: Parts, settings: PageSettings) -> None:
                 elem_id="temperature", buttons=[],
             ),
             gr.Slider(
-                0, 1, chosen.top_p, step=0.05, label="Top p", info="the likeliest words only", elem_id="top-p", buttons=[]
+                0, 1, chosen.top_p, step=0.05, label="Top p", info="the likeliest words only", elem_id="top-p",
+                buttons=[],
             ),
             gr.Textbox(
                 "" if chosen.seed is None else str(chosen.seed), max_lines=1, label="Seed", placeholder="any number",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 import gradio as gr
 
-from .asking import checked
 from .attachments import from_words
 from .context import Context, Shown, cards, same
 from .sessions import Session
@@ -19,9 +19,9 @@ class MediaEvents:
     def __init__(self, context: Context) -> None:
         self.context = context
 
-    def gather(self, box: dict[str, Any], request: gr.Request) -> Shown:
+    def gather(self, box: dict[str, Any], request: gr.Request) -> Iterator[Shown]:
         """The files in the question box have changed."""
-        return self.context.changed(request, lambda session: self.sync(session, request, box["files"]))
+        yield from self.context.changed(request, lambda session: self.sync(session, request, box["files"]))
 
     def sync(self, session: Session, request: gr.Request, files: list[str]) -> None:
         """Let what is attached from the question box be what is in it."""
@@ -34,34 +34,38 @@ class MediaEvents:
                 found = self.context.uploaded(str(path), session, request)
                 conversation.attach(replace(found, in_box=True))
 
-    def add_words(self, words: str | None, request: gr.Request) -> Shown:
+    def add_words(self, words: str | None, request: gr.Request) -> Iterator[Shown]:
         def add(session: Session) -> None:
             if not (words or "").strip():
                 raise ValueError("write the words first")
-            session.conversation.attach(checked(from_words(words), self.context.pipe))
+            session.conversation.attach(self.context.checked(from_words(words)))
 
-        return ["", *self.context.changed(request, add)]
+        for status, *shown in self.context.changed(request, add):
+            yield ["" if not status else gr.skip(), status, *shown]  # what was not taken stays
 
-    def add_recording(self, file: str | None, request: gr.Request) -> Shown:
-        if not file:
-            return [gr.skip(), gr.skip(), *same()]
+    def add_recording(self, file: str | None, request: gr.Request) -> Iterator[Shown]:
+        if not file:  # it was taken away here, below
+            yield [gr.skip(), gr.skip(), *same()]
+            return
 
         def add(session: Session) -> None:
             session.conversation.attach(self.context.uploaded(file, session, request))
 
-        return [None, *self.context.changed(request, add)]
+        for shown in self.context.changed(request, add):
+            yield [gr.skip(), *shown]
+        yield [None, gr.skip(), *same()]
 
     def weigh(self, place: int, weight: float, request: gr.Request) -> None:
         with suppress(ValueError):
             self.context.session(request).conversation.change(place, weight=float(weight))
 
-    def read_as(self, place: int, keyword: str, request: gr.Request) -> Shown:
+    def read_as(self, place: int, keyword: str, request: gr.Request) -> Iterator[Shown]:
         def change(session: Session) -> None:
             attachments = session.conversation.attachments
             if place < len(attachments) and keyword in attachments[place].choices:
-                attachments[place] = checked(replace(attachments[place], keyword=keyword), self.context.pipe)
+                attachments[place] = self.context.checked(replace(attachments[place], keyword=keyword))
 
-        return self.context.changed(request, change)[1:]
+        yield from self.context.changed(request, change)
 
     def remove(self, place: int, box: dict[str, Any], request: gr.Request) -> Shown:
         """Take an attachment out, of the question box, too."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -40,7 +39,7 @@ class QuestionEvents:
         example = self.examples[int(event.index)]
 
         def attach(session: Session) -> None:
-            session.conversation.attach(self.context.copied(example.path, session, request))
+            session.conversation.attach(self.context.copied(example.path, session))
 
         return self._asked(request, example.question, attach)
 
@@ -78,9 +77,9 @@ class QuestionEvents:
         except Exception as error:
             return [gr.skip(), gr.skip(), problem(explained(error)), *same()]
 
-    def write(self, request: gr.Request, *chosen: Any) -> Iterator[Shown]:
+    def write(self, request: gr.Request, *chosen: Any) -> Iterator[Any]:
         """Answer the question that was just asked, if there is one."""
-        yield [gr.skip(), gr.skip()]  # of an event that yields nothing Gradio empties the outputs
+        yield gr.skip()  # of an event that yields nothing Gradio empties the outputs
         try:
             session = self.context.session(request)
         except ValueError:  # said by `ask`
@@ -89,7 +88,7 @@ class QuestionEvents:
             return
         for _ in self._steps(session, turn, chosen):
             if turn in session.conversation.turns:  # not forgotten in the meantime
-                yield [conversation(session), escape(turn.waiting)]
+                yield conversation(session)
 
     def _steps(self, session: Session, turn: Turn, chosen: Sequence[Any]) -> Iterator[None]:
         tokens, temperature, top_p, seed = chosen[:4]
@@ -133,7 +132,7 @@ class QuestionEvents:
     def explain(self, request: gr.Request) -> Shown:
         try:
             session = self.context.session(request)
-            figure = self.context.new_folder(session, request) / "explanation.png"
+            figure = self.context.new_folder(session) / "explanation.png"
             turns = session.conversation.turns
             words, drawn = explain(turns[-1] if turns else None, self.context.pipe, self.context.engine, figure)
         except Exception as error:

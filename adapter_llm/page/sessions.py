@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from collections import OrderedDict, deque
 from pathlib import Path
 from threading import Lock, RLock
@@ -14,7 +15,9 @@ from .conversation import Conversation, Turn
 if TYPE_CHECKING:
     from ..engine import Answer
 
-MOST_OPEN = 1000  # pages; beyond, those that were not used longest are closed
+MOST_OPEN = 1000  # pages; beyond, one that was not used for long gives way
+MOST_OF_ONE = 20  # visitor's pages; beyond, the one that was not used longest gives way
+LONG = 3600.0  # seconds
 ENDED = 4000  # that are remembered
 
 
@@ -28,6 +31,7 @@ class Session:
         self.turn: Turn | None = None  # asked, and its answer is not finished
         self.answer: Answer | None = None  # the engine's, while it is written
         self.stopped = False
+        self.used = time.monotonic()
         self._folders: set[Path] = set()
 
     def keep(self, folder: Path) -> None:
@@ -73,7 +77,10 @@ class Sessions:
         return len(self._open)
 
     def get(self, name: str, visitor: str) -> Session:
-        """The session of this page. Raises PageClosed for one that has ended, or is another visitor's."""
+        """The session of this page. Raises PageClosed for one that has ended, is another visitor's or one too many."""
+        if not visitor:
+            raise PageClosed("this page keeps people's files apart by a cookie; allow it, and reload the page")
+        crowded = None
         with self._lock:
             if name in self._ended:
                 raise PageClosed(
@@ -81,18 +88,41 @@ class Sessions:
                 )
             session = self._open.get(name)
             if session is None:
+                crowded = self._crowded(visitor)
                 session = self._open[name] = Session(visitor)
+            if session.visitor != visitor:
+                raise PageClosed("this page belongs to another browser; reload it")
             self._open.move_to_end(name)
-            crowded = next(iter(self._open)) if len(self._open) > MOST_OPEN else None
-        if session.visitor != visitor:
-            raise PageClosed("this page belongs to another browser; reload it")
+            session.used = time.monotonic()
         if crowded is not None:
             self.end(crowded)
         return session
 
-    def end(self, name: str) -> None:
-        """Close a page: stop its answer, delete its files, and the visitor's if this was the last page."""
+    def _crowded(self, visitor: str) -> str | None:
+        """The page that has to give way to a new one of this visitor's, if any. Raises PageClosed."""
+        own = [name for name, session in self._open.items() if session.visitor == visitor]
+        if len(own) >= MOST_OF_ONE:
+            return own[0]
+        if len(self._open) < MOST_OPEN:
+            return None
+        name, session = next(iter(self._open.items()))
+        if time.monotonic() - session.used < LONG:
+            raise PageClosed("too many pages are open; try again later")
+        return name
+
+    def has(self, visitor: str) -> bool:
+        """Whether a page of this visitor's is open."""
         with self._lock:
+            return any(session.visitor == visitor for session in self._open.values())
+
+    def end(self, name: str, visitor: str | None = None) -> None:
+        """Close a page: stop its answer, delete its files, and the visitor's if this was the last page.
+
+        With a visitor's name only a page of theirs.
+        """
+        with self._lock:
+            if visitor is not None and name in self._open and self._open[name].visitor != visitor:
+                return
             session = self._open.pop(name, None)
             self._ended.append(name)
             last = session is not None and all(other.visitor != session.visitor for other in self._open.values())

@@ -23,6 +23,11 @@ class PageSettings:
     options: GenerationOptions = field(default_factory=GenerationOptions)
     retrieval: RetrievalOptions = field(default_factory=RetrievalOptions)
 
+    @property
+    def strangers(self) -> bool:
+        """Whether others than the people of this machine may come."""
+        return self.share or self.host not in ("127.0.0.1", "localhost", "::1")
+
 
 def in_bytes(size: int) -> str:
     """A size as people say it."""

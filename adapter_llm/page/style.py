@@ -23,6 +23,9 @@ BOTH = {  # of the light theme and the dark one
     "input_placeholder_color": ("#8d877e", "#8d877e"),
     "color_accent_soft": ("#e3f1ef", "#1d3a37"),
     "slider_color": ("#0f766e", "#2dd4bf"),
+    "button_primary_background_fill": ("#0f766e", "#2dd4bf"),
+    "button_primary_background_fill_hover": ("#115e59", "#5eead4"),
+    "button_primary_text_color": ("#ffffff", "#10201e"),
     "button_secondary_background_fill": ("#ffffff", "#2c2a28"),
     "button_secondary_background_fill_hover": ("#f3f1ec", "#383532"),
     "button_secondary_border_color": ("#e0dbd2", "#413e3a"),
@@ -76,18 +79,25 @@ footer { display: none !important; }
 #columns { gap: 28px; align-items: stretch; }
 #talk { gap: 10px; min-height: 0; flex-wrap: nowrap; }
 #talk .form { border: none; background: none; box-shadow: none; overflow: visible; flex: none; }
-#chat { border-width: 0 !important; background: none; flex: 1 1 0 !important; min-height: 0; overflow: hidden !important; }
+#chat {
+    border-width: 0 !important; background: none; flex: 1 1 0 !important; min-height: 0;
+    overflow: hidden !important;
+}
 #chat > .wrapper { height: 100%; background: none; }
 #chat .bubble-wrap { background: none; padding: 4px 8px 12px; height: 100%; overflow-y: auto; }
 #chat .message-wrap { gap: 6px; padding: 0; margin-bottom: 0; max-width: 780px; margin-inline: auto; width: 100%; }
 #chat .message-row { margin: 12px 0 0; max-width: 100%; }
-#chat .message-row + .message-row, #chat .message-buttons + .message-row.bot-row:has(.note, .problem) { margin-top: 4px; }
+#chat .message-row + .message-row, #chat .message-buttons + .message-row.bot-row:has(.note, .problem) {
+    margin-top: 4px;
+}
 #chat .message-content .md { white-space: pre-wrap; overflow-wrap: anywhere; display: block; }
 #chat .component, #chat .component > div { white-space: normal; }
 #chat .user-row:has(.component, .attached) + .message-buttons { display: none; }
 #chat .message-row:has(.note, .problem, .waiting) + .message-buttons [aria-label^=Copy] { display: none; }
 #chat .user.message.component { background: none; padding: 0; }
-#chat .component .minimal-audio-player { background: var(--background-fill-secondary); border-radius: 18px; padding: 6px 14px; }
+#chat .component .minimal-audio-player {
+    background: var(--background-fill-secondary); border-radius: 18px; padding: 6px 14px;
+}
 #chat .message-row.user-row { align-self: flex-end; max-width: 85%; }
 #chat .user.message, #chat .bot.message {
     border: none; box-shadow: none; border-radius: 18px; font-size: 1rem; line-height: 1.6;
@@ -113,13 +123,17 @@ footer { display: none !important; }
     color: var(--bad) !important; background: var(--bad-soft); border-radius: 10px; padding: 8px 12px;
     font-size: 0.9rem; line-height: 1.45; overflow-wrap: anywhere;
 }
+.problem::first-letter { text-transform: uppercase; }
 #chat .placeholder-content { justify-content: center; height: 100%; display: flex; flex-direction: column; }
 #chat .placeholder { flex: none; height: auto; padding: 24px 0 8px; text-align: center; }
 #chat .placeholder h3 { font-size: 1.6rem; font-weight: 600; letter-spacing: -0.02em; margin: 0 0 8px; }
 #chat .placeholder p { color: var(--calm); }
 
 /* examples */
-#chat .examples { grid-template-columns: repeat(2, minmax(0, 1fr)); max-width: 560px; gap: 12px; margin: 16px auto 40px !important; padding: 0; }
+#chat .examples {
+    grid-template-columns: repeat(2, minmax(0, 1fr)); max-width: 560px; gap: 12px;
+    margin: 16px auto 40px !important; padding: 0;
+}
 #chat .examples .example {
     border-radius: 16px; background: var(--block-background-fill); padding: 14px; transition: border-color 0.15s;
 }
@@ -127,15 +141,19 @@ footer { display: none !important; }
 
 /* where questions are written */
 #question {
-    border: 1px solid var(--input-border-color) !important; border-radius: 24px !important; background: var(--block-background-fill);
-    box-shadow: 0 2px 12px rgb(0 0 0 / 5%) !important; padding: 6px 8px !important; max-width: 796px; margin-inline: auto; width: 100%;
-    flex: none;
+    border: 1px solid var(--input-border-color) !important; border-radius: 24px !important; flex: none; width: 100%;
+    background: var(--block-background-fill); box-shadow: 0 2px 12px rgb(0 0 0 / 5%) !important;
+    padding: 6px 8px !important; max-width: 796px; margin-inline: auto;
 }
 #question:focus-within { border-color: var(--slider-color) !important; }
 #question textarea { font-size: 1rem; background: none; }
-#question .submit-button, #question .stop-button { border-radius: 50%; background: var(--slider-color); color: #fff; }
+#question .submit-button, #question .stop-button {
+    border-radius: 50%; background: var(--slider-color); color: #fff;
+}
 .dark #question .submit-button, .dark #question .stop-button { color: #10201e; }
-#status { max-width: 796px; margin-inline: auto; width: 100%; flex: none; color: var(--calm); font-size: 0.9rem; }
+#status { max-width: 796px; margin-inline: auto; width: 100%; flex: none; color: var(--calm); font-size: 0.9rem;
+    min-height: 1.4rem;
+}
 #status:not(:has(.problem)) { padding-inline: 16px; }
 #chips { display: none; }
 
@@ -156,16 +174,23 @@ footer { display: none !important; }
     padding: 10px 12px; border-radius: 12px; background: var(--background-fill-secondary) !important;
 }
 .item .name .prose { display: flex; flex-wrap: wrap; gap: 0 8px; align-items: baseline; font-size: 0.9rem; }
-.item .name strong { font-weight: 550; max-width: 100%; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.item .name strong {
+    font-weight: 550; max-width: 100%; overflow: hidden; text-overflow: ellipsis; white-space: nowrap;
+}
 .item .name span { color: var(--calm); font-size: 0.85rem; }
 .item .name .problem { flex-basis: 100%; margin-top: 6px; }
-.item .remove { align-self: start; background: none; border: none; color: var(--calm); padding: 4px 0; min-width: 0 !important; }
+.item .remove {
+    align-self: start; background: none; border: none; color: var(--calm); padding: 4px 0;
+    min-width: 0 !important;
+}
 .item .remove:hover { color: var(--bad); }
 .item .form { grid-column: 1 / -1; display: flex; gap: 10px; overflow: visible; align-items: flex-end; }
 .item .weight .wrap { display: grid; grid-template-columns: auto 1fr auto; align-items: center; gap: 10px; }
 .item .weight .head, .item .weight .slider_input_container { display: contents; }
 .item .weight label { order: 1; } .item .weight input[type=range] { order: 2; min-width: 40px; }
-.item .weight .tab-like-container { order: 3; align-self: center; margin: 0; } .item .weight input[type=number] { width: 56px; }
+.item .weight .tab-like-container {
+    order: 3; align-self: center; margin: 0; } .item .weight input[type=number] { width: 56px;
+}
 .item .weight .min_value, .item .weight .max_value { display: none; }
 .item .weight span { margin: 0; font-size: 0.85rem; color: var(--calm); }
 #media .quiet > .label-wrap { font-size: 0.9rem; font-weight: 500; color: var(--block-title-text-color); }
@@ -177,8 +202,9 @@ footer { display: none !important; }
 #settings input[type=text] { border: 1px solid var(--input-border-color); border-radius: 8px; padding: 6px 10px; }
 #explain .block { border-width: 0 !important; }
 #explain .column { gap: 10px; padding-top: 10px; }
-#explain-figure img { border-radius: 10px; }
-.toast-title { display: none; }
+#explain-figure img, .looked { border-radius: 10px; }
+.looked { width: 100%; margin: 10px 0 0; display: block; }
+.toast-title { display: none !important; }
 .told { line-height: 2; font-size: 1rem; }
 .told mark {
     color: inherit; border-radius: 4px; padding: 2px 0; white-space: pre-wrap;

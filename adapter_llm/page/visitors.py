@@ -1,16 +1,19 @@
 """Who may read which file: a layer before Gradio's own server.
 
-Gradio gives a file to whoever knows its path, and two people who upload the same file share one. Here each browser
-is known by a random cookie, its files lie in a folder of its own, each upload in one that nobody can guess, and are
-given to that browser alone. Whatever of Gradio's interface the page does not need is not there.
+Gradio gives a file to whoever knows its path, two people who upload the same file share one, and what an event names
+as a file may be an address that Gradio fetches. Here each browser is known by a signed cookie, its files lie in a
+folder of its own, each upload in one that nobody can guess, and are given to that browser alone; events may name these
+files and no others. Whatever of Gradio's interface the page does not need is not there.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
 import math
 import re
-import secrets
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .attachments import MOST
+from .owners import new_folder, new_name, visitor_of
+from .sessions import Sessions
 from .settings import in_bytes
 
 PAGES = re.compile(r"/(|config|theme\.css|favicon\.ico|robots\.txt|login/?|logout|manifest\.json)")
@@ -30,6 +35,8 @@ CALLS = re.compile(
     API_PREFIX + r"/(queue/join|queue/data|heartbeat/[^/]+|upload_progress|startup-events|login_check/?|user/?|app_id/?"
     r"|info/?|run/[^/]+/?|cancel|reset/?|theme\.css)"
 )
+EVENTS = re.compile(API_PREFIX + r"/(queue/join|run/[^/]+/?)")
+LARGEST_EVENT = 2**20  # bytes; files come by another way
 UPLOAD, FILE = f"{API_PREFIX}/upload", f"{API_PREFIX}/file="
 HEADERS = {  # the browser itself keeps to this machine, whatever an answer or a file says
     "content-security-policy": "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -37,8 +44,35 @@ HEADERS = {  # the browser itself keeps to this machine, whatever an answer or a
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
-NAME = re.compile(r"[0-9a-f]{32}")
 ROOM = MOST + 4  # files of the largest size that one browser may have here at a time
+SPARE = 0.1  # of the disk that is never filled
+
+
+async def _read(request: Request) -> bytes | None:
+    """The body of an event; None for one that is too long."""
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > LARGEST_EVENT:
+                return None
+    except ClientDisconnect:
+        return None
+    return bytes(body)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """`receive`, with the body that was read from it before it once more."""
+    told = False
+
+    async def receiving() -> Message:
+        nonlocal told
+        if told:
+            return await receive()
+        told = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receiving
 
 
 def _with(send: Send, headers: dict[str, str]) -> Send:
@@ -53,18 +87,13 @@ def _with(send: Send, headers: dict[str, str]) -> Send:
     return sending
 
 
-def new_folder(visitor: Path) -> Path:
-    """A new folder among a visitor's, with a name that nobody can guess."""
-    folder = visitor / secrets.token_hex(16)
-    folder.mkdir(mode=0o700, parents=True)
-    return folder
-
-
 class Visitors:
-    """ASGI middleware. `folder` is the parent of the visitors' folders, `cookie` the name of the cookie."""
+    """ASGI middleware. The visitors' folders are those of `sessions`; `cookie` is the name of their cookie."""
 
-    def __init__(self, app: ASGIApp, folder: Path, cookie: str, max_file_size: int) -> None:
-        self.app, self.folder, self.cookie, self.max_file_size = app, folder.resolve(), cookie, max_file_size
+    def __init__(self, app: ASGIApp, sessions: Sessions, cookie: str, max_file_size: int) -> None:
+        self.app, self.sessions, self.cookie, self.max_file_size = app, sessions, cookie, max_file_size
+        self.folder = sessions.folder.resolve()
+        self._coming: Counter[str] = Counter()  # bytes of each visitor's that are on their way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -80,10 +109,44 @@ class Visitors:
             return await answer(scope, receive, _with(send, HEADERS))
         if not (PAGES.fullmatch(path) or PARTS.fullmatch(path) or CALLS.fullmatch(path)):
             return await PlainTextResponse("There is nothing here.", 404)(scope, receive, send)
+        if EVENTS.fullmatch(path):
+            body = self._harmless(await _read(request), visitor_of(request, self.cookie))
+            if body is None:
+                return await PlainTextResponse("This is not what the page asks for.", 400)(scope, receive, send)
+            receive = _again(body, receive)
         headers = dict(HEADERS)
         if path == "/" and visitor_of(request, self.cookie) is None:
-            headers["set-cookie"] = f"{self.cookie}={secrets.token_hex(16)}; Path=/; HttpOnly; SameSite=Lax"
+            headers["set-cookie"] = f"{self.cookie}={new_name()}; Path=/; HttpOnly; SameSite=Lax"
         await self.app(scope, receive, _with(send, headers))
+
+    def _harmless(self, body: bytes | None, visitor: str | None) -> bytes | None:
+        """An event without addresses; None for one that names files other than this visitor's and the page's own."""
+        try:
+            event = json.loads(body or b"")
+        except (ValueError, RecursionError):
+            return None
+        waiting = [event]
+        while waiting:
+            found = waiting.pop()
+            if isinstance(found, dict):
+                if isinstance(path := found.get("path"), str) and not self._reachable(path, visitor):
+                    return None
+                if "path" in found:
+                    found.pop("url", None)
+                waiting += found.values()
+            elif isinstance(found, list):
+                waiting += found
+        return json.dumps(event).encode()
+
+    def _reachable(self, path: str, visitor: str | None) -> bool:
+        """Whether a path is a visitor's file, or one that the page shows to everybody."""
+        try:
+            real = Path(path).resolve()
+        except (OSError, ValueError):
+            return False
+        if real.is_relative_to(self.folder):
+            return visitor is not None and real.is_relative_to(self.folder / visitor)
+        return real.is_relative_to(self.folder.parent)
 
     async def _upload(self, request: Request) -> Response:
         """Put the request's files into a new folder of this visitor's; their paths, as Gradio's own upload answers."""
@@ -92,11 +155,30 @@ class Visitors:
             return PlainTextResponse("Files are sent with POST.", 405)
         if visitor is None:
             return PlainTextResponse("This page keeps people's files apart by a cookie: allow it, and reload.", 403)
-        own = self.folder / visitor
+        for _ in range(50):  # a page that has just appeared opens its session about now
+            if self.sessions.has(visitor):
+                break
+            await asyncio.sleep(0.1)
+        else:
+            return PlainTextResponse("The connection to this page was lost; reload it.", 403)
+        if not (length := request.headers.get("content-length", "")).isdigit():
+            return PlainTextResponse("The size of the files has to be said before they come.", 411)
+        own, length = self.folder / visitor, int(length)
         used = sum(file.stat().st_size for file in own.rglob("*") if file.is_file()) if own.exists() else 0
-        if used + int(request.headers.get("content-length") or 0) > ROOM * self.max_file_size:
+        if used + self._coming[visitor] + length > ROOM * self.max_file_size:
             return PlainTextResponse("Your files are too many or too large together; start a new conversation.", 413)
-        folder, kept = new_folder(own), False
+        disk = shutil.disk_usage(self.folder)
+        if disk.free - self._coming.total() - length < SPARE * disk.total:
+            return PlainTextResponse("There is no room for more files at the moment; try again later.", 413)
+        self._coming[visitor] += length
+        try:
+            return await self._received(request, new_folder(own))
+        finally:
+            self._coming[visitor] -= length
+            self._coming += Counter()  # those that are 0 go
+
+    async def _received(self, request: Request, folder: Path) -> Response:
+        kept = False
         upload_id = request.query_params.get("upload_id")
         try:
             files, _, _ = await upload_fn(
@@ -125,26 +207,11 @@ class Visitors:
             return PlainTextResponse("Files are read with GET.", 405)
         blocks, visitor = request.scope["app"].get_blocks(), visitor_of(request, self.cookie)
         try:
-            real = Path(path).resolve()
-            if real.is_relative_to(self.folder) and not (visitor and real.is_relative_to(self.folder / visitor)):
+            if not self._reachable(path, visitor):
                 raise HTTPException(403)
-            return file_fetch(str(real), request, blocks, request.scope["app"].uploaded_file_dir)
+            return file_fetch(str(Path(path).resolve()), request, blocks, request.scope["app"].uploaded_file_dir)
         except (HTTPException, OSError, ValueError):
             return PlainTextResponse("This file is not here, or not yours.", 403)
-
-
-def visitor_of(request: Any, cookie: str) -> str | None:
-    """The name of a request's browser; None for one that has none (any more), or an impossible one."""
-    name = dict(request.cookies).get(cookie)
-    return name if name and NAME.fullmatch(name) else None
-
-
-def owned(path: str | Path, folder: Path, visitor: str | None) -> Path:
-    """The path, if it is that of a visitor's file. Raises ValueError if it is not."""
-    real = Path(path).resolve()
-    if visitor is None or not real.is_relative_to((folder / visitor).resolve()) or not real.is_file():
-        raise ValueError(f"{real.name} is not here any more; give it once more")
-    return real
 
 
 def _signed_in(app: Any, request: Request) -> bool:

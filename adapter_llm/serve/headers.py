@@ -16,9 +16,10 @@ from imagebind_encoder.media.source import MediaError, describe
 
 from .limits import MediaLimits
 
-# Not TIFF: a picture of ten pixels may have tiles of gigabytes. Others are rare, or drawn by other programs.
-PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")
-PICTURE_NAMES = "PNG, JPEG, WebP, GIF, BMP or AVIF"
+# Formats whose size is that of what is decoded. TIFF may have gigabytes in one tile of a picture of ten pixels, AVIF a
+# picture of another size than it says; others are rare, or drawn by other programs.
+PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+PICTURE_NAMES = "PNG, JPEG, WebP, GIF or BMP"
 MAX_SCANS = 100  # of a JPEG: progressive ones have about ten, and each goes over all pixels
 PROBE = Path(__file__).with_name("probe.py")
 PROBE_MEMORY = 256 * 2**20  # bytes that opening may take, beside those of the file; a 4K film takes 90 MB

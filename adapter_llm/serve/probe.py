@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 TOO_MUCH = 3  # exit code of a process that took more memory or time than it may
+STATUS = Path("/proc/self/status")
 INTERVAL = 0.005  # seconds between looks at the memory
 
 
@@ -24,7 +25,7 @@ def guard(memory: int, seconds: int) -> None:
 
     A limit on the address space would not do: libav takes an allocation that fails for an empty list, and goes on.
     """
-    if Path("/proc/self/status").exists():
+    if STATUS.exists():
         threading.Thread(target=_watch, args=(memory,), daemon=True).start()
     try:
         import resource
@@ -43,7 +44,7 @@ def _watch(memory: int) -> None:
 
 def _peak() -> int:
     """Bytes that this process has had in memory at most."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+    with STATUS.open(encoding="ascii", errors="replace") as status:
         return next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM")), 0)
 
 
@@ -83,7 +84,7 @@ def main() -> None:
     data = sys.stdin.buffer.read()
     print(json.dumps(look(data, kind)))
     # A peak between two looks counts, too.
-    if Path("/proc/self/status").exists() and _peak() > int(memory):
+    if STATUS.exists() and _peak() > int(memory):
         os._exit(TOO_MUCH)
 
 

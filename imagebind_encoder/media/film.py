@@ -108,8 +108,8 @@ class Film:
         if stream.codec_context is None:
             raise MediaError(f"{self._name} is coded in a way that is not known here; convert it to MP4 (H.264)")
         self._check_size(stream.codec_context.width, stream.codec_context.height)
-        # Frames may grow further on. What is far too large is not decoded; the library counts with its margins.
-        stream.codec_context.options = {"max_pixels": str(4 * frame_pixels(MAX_PIXELS) + MARGIN)}
+        # Frames may grow further on. What is much too large is not decoded; the library counts with its margins.
+        stream.codec_context.options = {"max_pixels": str(5 * frame_pixels(MAX_PIXELS) // 4 + MARGIN)}
         return stream
 
     def _check_size(self, width: int, height: int) -> None:

@@ -45,7 +45,7 @@ SAME_LEVEL = {
     "convert": {"identify"},
     "inspection": {"identify"},
     "commands_space": {"cli"},
-    "page": {"cli", "plots"},
+    "page": {"cli", "plots", "serve"},
     "commands_caption": {"cli"},
     "commands_serve": {"cli"},
     "__main__": {"cli", "commands_space", "commands_caption", "commands_serve"},

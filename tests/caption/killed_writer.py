@@ -1,7 +1,7 @@
 """Writers of an output that are killed before each of their calls of the system; run as a script by the tests.
 
 Each next run must leave every input exactly once, and do none again whose row had been written.
-Arguments: a folder, the format, the kind of run, the first place and the steps to the next ones.
+Arguments: a folder, formats, the kind of run, the first place and the steps to the next ones.
 """
 
 import os
@@ -118,12 +118,18 @@ def check(form, path, kind):
     assert all(row[2] == "ok" for row in rows)
 
 
-def main(place, form, kind, first, step):
-    count, places, made = int(first), 0, "h2" if kind == "again" else "h1"
+def main(place, forms, kind, first, step):
+    for form in forms.split(","):
+        print(form, kill_everywhere(Path(place) / form, form, kind, int(first), int(step)))
+
+
+def kill_everywhere(place, form, kind, count, step):
+    """How many places there were."""
+    places, made = 0, "h2" if kind == "again" else "h1"
     while True:
         places += 1
-        path = Path(place) / str(count) / NAMES[form]
-        path.parent.mkdir()
+        path = place / str(count) / NAMES[form]
+        path.parent.mkdir(parents=True)
         if kind == "merge":
             for shard in range(2):
                 in_a_child(lambda told, shard=shard, path=path: shard_job(form, path, told, shard))
@@ -141,9 +147,8 @@ def main(place, form, kind, first, step):
             left = [name for name in left if "shard" not in name and "part-s" not in name]
         assert not left, left
         if ended:
-            break
-        count += int(step)
-    print(places)
+            return places
+        count += step
 
 
 def shard_job(form, path, told, shard):

@@ -44,8 +44,9 @@ def _lines(path):
 def _parts(path):
     from pyarrow import parquet
 
-    assert not [entry for entry in path.iterdir() if not entry.name.startswith("part-")]
-    return [row for part in sorted(path.iterdir()) for row in parquet.read_table(part, partitioning=None).to_pylist()]
+    parts = [part for part in sorted(path.iterdir()) if not part.name.endswith(".lock")]
+    assert not [part for part in parts if not part.name.startswith("part-")]
+    return [row for part in parts for row in parquet.read_table(part, partitioning=None).to_pylist()]
 
 
 def _texts(path):

@@ -11,7 +11,8 @@ import pytest
 from adapter_llm.caption import job as jobs
 from adapter_llm.caption.captioner import CaptionOptions
 from adapter_llm.caption.inputs import SourceOptions
-from adapter_llm.caption.job import CaptionError, Job, Outcome, run_job, undisturbed, write_here
+from adapter_llm.caption.interrupts import undisturbed
+from adapter_llm.caption.job import CaptionError, Job, Outcome, run_job, write_here
 from adapter_llm.caption.model import ModelFolders
 from adapter_llm.caption.outputs import merge, open_output
 from adapter_llm.caption.workers import Share
@@ -183,7 +184,7 @@ def test_only_the_trunks_of_what_is_left_are_asked_for(run, media, tmp_path):
 
     run(media / "m.csv", forced="imu", writer=write)
     run(media, forced="imu", writer=write)
-    run(media, tmp_path / "nothing.png", writer=write)
+    run(media / "00.png", prompt="Why?", writer=write)
     assert kinds == [({"imu"}, ["imu"]), ({"imu"}, ["imu"]), ({"image"}, ["image"])]
 
 
@@ -321,3 +322,12 @@ def test_the_summary():
 def test_wrong_use(model):
     with pytest.raises(ValueError, match="on_error must be skip or fail, not 'ignore'"):
         Job(model, [], SourceOptions(), CaptionOptions(), on_error="ignore")
+
+
+def test_to_say_that_files_are_missing_no_model_is_loaded(run, media, tmp_path):
+    missing = [tmp_path / f"{number}.png" for number in range(3)]
+    for given, expected in (([*missing], (0, 0)), ([*missing, media], (COUNT, 0)), ([*missing, media], (0, COUNT))):
+        outcome, rows, loaded = run(*given)
+        assert (outcome.captioned, outcome.kept, outcome.failed) == (*expected, 3)
+        assert len(loaded) == (expected[0] > 0) and names(rows, "error") == ["0.png", "1.png", "2.png"]
+    assert all("there is no file" in row["error"] for row in rows if row["status"] == "error")

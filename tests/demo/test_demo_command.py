@@ -117,11 +117,11 @@ def test_without_media_and_prompt_the_page_is_opened(fake, monkeypatch, capsys):
     from adapter_llm.page import command
 
     opened = []
-    monkeypatch.setattr(command, "serve", lambda pipe, weights, given: opened.append((pipe, weights, given)))
+    monkeypatch.setattr(command, "serve", lambda load, weights, given: opened.append((load(), weights, given)))
     assert run("--weights", "w/mine") == 0
     assert fake.calls == [("load", {**LOADING, "weights": "w/mine", "media": None})]
-    arguments = "--host 0.0.0.0 --port 8000 --auth ann:a:b --max-file-size 0.5 --queue-size 3 --share --seed 7 --blend 0.2"
-    assert run(*arguments.split(), "--index", "i", "--temperature", "0.5") == 0
+    arguments = "--host 0.0.0.0 --port 8000 --auth ann:a:b --max-file-size 0.5 --queue-size 3 --share --seed 7"
+    assert run(*arguments.split(), "--index", "i", "--blend", "0.2", "--temperature", "0.5") == 0
     (_, _, nothing), (_, weights, given) = opened
     assert nothing == {} and given == {
         "host": "0.0.0.0", "port": 8000, "auth": ("ann", "a:b"), "max_file_size": 0.5, "queue_size": 3, "share": True,
@@ -170,8 +170,8 @@ def test_json_is_one_object(fake, photo, capsys):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    ("--json", "give --image or a question"), ("--auth ann", "a name and a password are wanted"), ("--auth :x", "as in"),
-    ("--port 70000", "from 0 to 65535"), ("--max-file-size 0", "number above 0"), ("--queue-size -1", "from 0 up"),
+    ("--json", "give --image or a question"), ("--auth ann", "a name and a password are wanted"),
+    ("--auth :x", "as in ann:secret"), ("--port 70000", "from 0 to 65535"), ("--max-file-size 0", "number above 0"), ("--queue-size -1", "from 0 up"),
     ("--image PHOTO --port 7860", "are about the chat page"), ("--prompt x --share", "are about the chat page"),
     ("--prompt", "there is nothing to describe; give --image or a question"),
     ("--image PHOTO:-1", "the weight of"), ("--image PHOTO:nan", "the weight of"),

@@ -64,10 +64,11 @@ def site(talkative, settings):
 
 
 @pytest.fixture
-def visit(browser, site):
+def visit(browser, site, capfd):
     """Lets people open the page, each in a browser window of their own, and sees them out.
 
-    Whatever they did, nothing may have been asked of another machine, and their consoles have nothing to complain of.
+    Whatever they do, no other machine may be asked for anything, their consoles have nothing to complain of, and
+    nothing breaks in the server.
     """
     from visitor import Visitor
 
@@ -82,3 +83,4 @@ def visit(browser, site):
         one.context.close()
     assert [one.complaints for one in visitors if one.complaints] == []
     assert {host for one in visitors for host in one.hosts} <= {"127.0.0.1"}
+    assert "Traceback" not in capfd.readouterr().err

@@ -7,6 +7,8 @@ import pytest
 
 PHOTO = Path(__file__).parent.parent.parent / "examples" / "coffee.jpg"
 WHAT = "What is in this picture?"
+MARKUP = "<img src=//far.test/a onerror=document.title=1> ![a](//far.test/b) <b>1 < 2</b> **c** <aside>"
+
 
 @pytest.fixture
 def expected(talkative):
@@ -33,10 +35,10 @@ def test_a_question_about_an_example_photo(visit, expected):
 def test_the_answer_grows_while_it_is_written(visit, expected, talkative):
     ann = visit()
     ann.attach(PHOTO)
-    with talkative.slowly():
+    with talkative.slowly(0.1):
         answer = ann.ask(WHAT)
     assert answer == expected(image=PHOTO) and ann.said[-1] == answer
-    assert len(ann.said) >= 8 and all(later.startswith(earlier) for earlier, later in pairwise(ann.said))
+    assert len(ann.said) >= 5 and all(later.startswith(earlier) for earlier, later in pairwise(ann.said))
 
 
 def test_a_follow_up_is_about_the_same_photo_which_is_not_encoded_again(visit, expected, talkative):
@@ -54,7 +56,7 @@ def test_a_follow_up_is_about_the_same_photo_which_is_not_encoded_again(visit, e
 
 def test_a_stopped_answer_stays_as_it_is_and_the_next_question_is_answered(visit, site, expected, talkative):
     ann = visit()
-    with talkative.slowly(0.1):
+    with talkative.slowly(0.3):
         ann.begin(WHAT)
         ann.stop()
         stopped = ann.answer()
@@ -114,10 +116,9 @@ def test_the_settings_are_those_of_the_pipeline(visit, expected):
     assert ann.ask(WHAT) == expected(max_new_tokens=11, temperature=1.0, top_p=0.9, seed=6) != drawn
 
 
-@pytest.mark.parametrize("question", ["", "   "])
-def test_nothing_to_ask_about_is_said_at_the_question_and_nothing_happens(visit, question):
+def test_nothing_to_ask_about_is_said_at_the_question_and_nothing_happens(visit):
     ann = visit()
-    ann.send(question)
+    ann.send("  ")
     ann.problem("write a question, or attach something")
     assert ann.questions == [] and not ann.writing
     assert ann.ask(WHAT) and ann.problems == []
@@ -132,23 +133,21 @@ def test_a_photo_alone_is_described(visit, expected):
     assert ann.questions == [describe(["image"])]
 
 
-@pytest.mark.parametrize("markup", [
-    "<img src=https://elsewhere.test/a.png onerror=\"document.title='broken'\">", "![a](https://elsewhere.test/b.png)",
-    "<script>document.title='broken'</script>", "<style>#chat {display: none}</style>",
-])  # fmt: skip
-def test_markup_in_questions_and_answers_does_nothing(visit, talkative, markup):
+def test_markup_in_questions_and_answers_is_text(visit, talkative):
     """What a model writes is anybody's: nothing of it runs, and no picture in it is fetched from anywhere."""
     ann = visit()
-    with talkative.says(f"Well, {markup} it is"):
-        assert ann.ask(f"Is it {markup} indeed?").startswith("Well")
-    assert ann.questions[0].startswith("Is it") and ann.page.title() != "broken"
-    assert ann.find("#chat .message-content").locator("img, script, style, iframe, [onerror]").count() == 0
+    ann.unfold("settings")
+    ann.set("max-new-tokens", 200)
+    with talkative.says(MARKUP):
+        assert ann.ask(f"{MARKUP} again").replace("\u200b", "") == MARKUP
+    assert ann.questions[0].replace("\u200b", "") == f"{MARKUP} again" and ann.page.title() != "1"
+    assert ann.find("#chat .message-content").locator("img, a, b, strong, aside, [onerror]").count() == 0
 
 
 def test_an_answer_can_be_copied(visit):
     ann = visit(permissions=["clipboard-read", "clipboard-write"])
     answer = ann.ask(WHAT)
-    ann.find("#chat [aria-label='Copy message']").last.click()
+    ann.find("#chat [aria-label='Copy message']:visible").last.click()
     ann.until(lambda: ann.page.evaluate("navigator.clipboard.readText()") == answer, "the answer on the clipboard")
 
 

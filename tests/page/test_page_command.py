@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -61,17 +62,21 @@ def test_the_page_is_opened_asks_for_the_password_and_ends_with_ctrl_c(small, tm
         assert stranger.post("/gradio_api/upload", files={"files": ("a.png", b"x")}).status_code == 401
         assert ann.post("/login", data={"username": "ann", "password": "secret:word"}).status_code == 200
         assert ann.get("/config").json()["components"]
-        taken = demo(*small, "--port", url.rstrip("/").rpartition(":")[2])
-        with taken as other:
-            assert other.wait(PATIENCE) == 1
-            words = other.stderr.read()
-            assert len(words.strip().splitlines()) == 1 and "port" in words and "--port" in words
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) in (0, 130)
         assert process.stdout.read() == "" and "Traceback" not in (words := process.stderr.read()), words
         for client in (stranger, ann):
             client.close()
     assert not [left for left in temporary.iterdir() if "adapter_llm" in left.name]
+
+
+def test_a_port_that_is_taken_is_a_sentence_before_anything_is_loaded():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with demo("--weights", "nowhere", "--port", str(port)) as process:
+            assert process.wait(PATIENCE) == 1
+            words = process.stderr.read()
+    assert f"port {port} of 127.0.0.1" in words and "--port" in words and len(words.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("arguments, words", [
@@ -99,9 +104,9 @@ def test_help_loads_nothing_heavy(tmp_path):
     assert not heavy & set(done.stderr.split())
 
 
-def test_a_missing_gradio_is_a_sentence(small, tmp_path):
+def test_a_missing_gradio_is_a_sentence_before_anything_is_loaded(tmp_path):
     (tmp_path / "gradio.py").write_text("raise ImportError('No module named gradio')")
-    with demo(*small, PYTHONPATH=str(tmp_path)) as process:
+    with demo("--weights", "nowhere", PYTHONPATH=str(tmp_path)) as process:
         assert process.wait(PATIENCE) == 1
         words = process.stderr.read()
     assert "pip install -r requirements.txt" in words and len(words.strip().splitlines()) == 1

@@ -9,7 +9,7 @@ def test_two_at_once_are_both_answered_each_about_their_own(visit, site, talkati
     ann, bob = visit(), visit()
     ann.attach(PHOTO)
     bob.attach(CAT)
-    with talkative.slowly(0.1):
+    with talkative.slowly(0.3):
         ann.begin(WHAT)
         bob.begin(WHAT)
         assert site.engine.counts.running == 2
@@ -20,7 +20,7 @@ def test_two_at_once_are_both_answered_each_about_their_own(visit, site, talkati
 
 def test_one_persons_stop_does_not_touch_another(visit, site, talkative):
     ann, bob = visit(), visit()
-    with talkative.slowly(0.1):
+    with talkative.slowly(0.3):
         bob.begin("Is it a dog?")
         ann.begin(WHAT)
         ann.stop()
@@ -32,7 +32,7 @@ def test_one_persons_stop_does_not_touch_another(visit, site, talkative):
 
 def test_who_leaves_is_not_written_for_and_does_not_touch_another(visit, site, talkative):
     ann, bob = visit(), visit()
-    with talkative.slowly(0.1):
+    with talkative.slowly(0.3):
         bob.begin("Is it a dog?")
         ann.begin(WHAT)
         ann.page.close()
@@ -50,7 +50,7 @@ def test_what_breaks_for_one_is_said_to_that_one_alone(visit, talkative, monkeyp
         return draft(self, prompt, **inputs)
 
     ann, bob = visit(), visit()
-    with talkative.slowly(), monkeypatch.context() as patch:
+    with talkative.slowly(0.3), monkeypatch.context() as patch:
         patch.setattr(type(talkative.pipe), "draft", broken)
         bob.begin(WHAT)
         ann.send("burn")

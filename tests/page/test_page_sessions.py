@@ -82,12 +82,36 @@ def test_forgetting_keeps_the_page_and_removes_the_rest(sessions):
     assert sessions.get("a", "ann") is session
 
 
-def test_pages_are_bounded_the_longest_unused_go(sessions, monkeypatch):
+def test_pages_are_bounded_those_that_nobody_uses_give_way_and_others_do_not(sessions, monkeypatch):
     monkeypatch.setattr(module, "MOST_OPEN", 3)
     files = {page: upload(sessions, page, page) for page in "abc"}
     sessions.get("a", "a")
+    with pytest.raises(PageClosed, match="too many pages are open; try again later"):
+        sessions.get("d", "d")
+    assert all(file.exists() for file in files.values())
+    monkeypatch.setattr(module, "LONG", 0)
     sessions.get("d", "d")
     assert len(sessions) == 3 and {page for page, file in files.items() if file.exists()} == {"a", "c"}
+
+
+def test_one_visitor_cannot_take_all_the_room(sessions, monkeypatch):
+    monkeypatch.setattr(module, "MOST_OF_ONE", 2)
+    other = upload(sessions, "b", "bob")
+    files = [upload(sessions, page, "ann") for page in ("first", "second", "third")]
+    assert len(sessions) == 3 and other.exists() and [file.exists() for file in files] == [False, True, True]
+
+
+def test_a_page_can_only_be_ended_by_its_own_visitor(sessions):
+    file = upload(sessions, "a", "ann")
+    sessions.end("a", "bob")
+    assert file.exists() and sessions.has("ann") and not sessions.has("bob")
+    sessions.end("a", "ann")
+    assert not file.exists() and not sessions.has("ann")
+
+
+def test_who_has_no_name_has_no_page(sessions):
+    with pytest.raises(PageClosed, match="by a cookie; allow it"):
+        sessions.get("a", "")
 
 
 def test_closing_all_leaves_no_file(sessions):

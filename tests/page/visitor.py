@@ -4,7 +4,7 @@ import re
 import time
 from urllib.parse import urlsplit
 
-PATIENCE = 10.0  # seconds for what should take a few hundredths
+PATIENCE = 30.0  # seconds for what should take a few hundredths, on a machine that may be busy
 WORDS = ":not(:has(.note, .problem, .waiting))"  # of the model, not of the page
 LISTEN = f"""
 window.said = [];
@@ -31,18 +31,13 @@ class Visitor:
         self.open()
 
     def open(self):
+        """Come to the page, until it knows them: its foot is the last that is filled in."""
         self.page.goto(self.url)
-        self.box.wait_for()
+        self.find("#footer:has-text('of memory')").wait_for()
 
     def _hear(self, message):
         if message.type == "error":
             self.complaints.append(f"{message.text} ({message.location.get('url')})")
-
-    def forgive(self, words):
-        """The browser itself notes each refused request; these were provoked."""
-        self.until(lambda: self.complaints, "a complaint")
-        assert all(words in one for one in self.complaints), self.complaints
-        self.complaints.clear()
 
     @property
     def hosts(self):
@@ -54,6 +49,10 @@ class Visitor:
     def find(self, selector):
         return self.page.locator(selector)
 
+    def texts(self, selector):
+        """Of all that there are at this moment."""
+        return self.find(selector).evaluate_all("all => all.map(one => one.innerText.trim())")
+
     @property
     def box(self):
         return self.find("#question textarea")
@@ -64,15 +63,15 @@ class Visitor:
 
     @property
     def problems(self):
-        return [one.inner_text().strip() for one in self.find(".problem:visible").all()]
+        return self.texts(".problem:visible")
 
     @property
     def questions(self):
-        return [one.inner_text().strip() for one in self.find("#chat [data-testid=user] .message-content").all()]
+        return self.texts("#chat [data-testid=user] .message-content:not(:has(.attached))")
 
     @property
     def answers(self):
-        return [one.inner_text().strip() for one in self.find(f"#chat [data-testid=bot] .message-content{WORDS}").all()]
+        return self.texts(f"#chat [data-testid=bot] .message-content{WORDS}")
 
     @property
     def said(self):
@@ -136,7 +135,7 @@ class Visitor:
             head.click()
 
     def set(self, name, value):
-        """Type a number into a slider's or a number's field."""
-        field = self.find(f"#{name} input[type=number]")
+        """Type into a setting's field."""
+        field = self.find(f"#{name} input:not([type=range])")
         field.fill(str(value))
         field.press("Tab")

@@ -9,6 +9,9 @@ import httpx
 import pytest
 from serving import QUESTION, image, serving, user
 
+from adapter_llm.results import TokenLogprob
+from adapter_llm.serve.completions import logprobs
+
 pytestmark = pytest.mark.loopback
 SAMPLED = {"temperature": 1.0, "seed": 3}
 WAYS = [{}, SAMPLED, {"temperature": 0.7, "top_p": 0.8, "seed": 5}, {"stop": ["e", "a"]}, {"max_completion_tokens": 7}]
@@ -136,6 +139,12 @@ def test_log_probabilities(client, everything, way):
     streamed = [token for chunk in chunks if chunk.choices[0].logprobs for token in chunk.choices[0].logprobs.content]
     assert streamed == content
     assert ask(client, user(QUESTION), logprobs=True, **way).choices[0].logprobs.content[0].top_logprobs == []
+
+
+def test_impossible_tokens_and_halves_of_characters():
+    found = logprobs((TokenLogprob("ö", -math.inf, (("\ufffd", -1.0),)),))["content"]
+    other = {"token": "\ufffd", "logprob": -1.0, "bytes": None}
+    assert found == [{"token": "ö", "logprob": -9999.0, "bytes": [0xC3, 0xB6], "top_logprobs": [other]}]
 
 
 def test_a_conversation_reaches_the_chat_template(client, everything):

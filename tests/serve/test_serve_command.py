@@ -102,7 +102,7 @@ def test_a_whole_run(weights, decoder, tmp_path):
     log, env = tmp_path / "log", {**os.environ, commands_serve.KEY: "k"}
     with log.open("w") as file, subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file, env=env) as server:
         try:
-            assert until(lambda: "Ctrl-C ends it" in log.read_text() or server.poll() is not None, 60)
+            assert until(lambda: "Ctrl-C ends it" in log.read_text() or server.poll() is not None, 120)
             line = log.read_text().strip()
             assert line.startswith("serving tiny at http://127.0.0.1:") and line.endswith("/v1; Ctrl-C ends it"), line
             url = line.split()[3].rstrip(";")
@@ -112,7 +112,7 @@ def test_a_whole_run(weights, decoder, tmp_path):
             assert answer.json()["usage"]["completion_tokens"] <= 5, answer.text
             assert httpx.get(f"{url}/models", verify=False).status_code == 401
             server.send_signal(signal.SIGTERM)
-            assert server.wait(20) == 0
+            assert server.wait(60) == 0
         finally:
             server.kill()
     assert log.read_text().strip() == line

@@ -103,6 +103,11 @@ def test_what_is_no_json(server, body, says):
     assert says in check_error(server.post(content=body, headers=JSON), 400)
 
 
+def test_a_body_of_very_many_values(server):
+    body = b'{"user": [' + b"[]," * 700_000 + b"[]]}"
+    assert "more than 1000000 values" in check_error(server.post(content=body, headers=JSON), 413)
+
+
 def test_halves_of_a_character_that_belong_together(server):
     body = b'{"max_tokens": 2, "messages": [{"role": "user", "content": "\\ud83d\\ude00"}]}'
     assert server.post(content=body, headers=JSON).status_code == 200
@@ -118,6 +123,7 @@ def test_pages_of_strangers_cannot_send_forms(server):
 
 def test_other_paths_and_methods(server):
     check_error(server.get("/v1/nothing"), 404)
+    check_error(server.get("/health/"), 404)
     check_error(server.get("/docs"), 404)
     check_error(server.get("/openapi.json"), 404)
     wrong = server.get(CHAT)

@@ -68,6 +68,16 @@ def test_the_official_client_tries_again(pipe):
         assert running.metric('adapter_llm_requests_total{route="/v1/chat/completions",status="429"}') >= 1
 
 
+def test_what_finds_no_place_costs_nothing(pipe):
+    calls = []
+    with serving(pipe, batch_size=1, queue_size=0) as running, slowly(pipe), ThreadPoolExecutor(1) as pool:
+        begun = pool.submit(running.post, {"messages": [user(QUESTION)], "max_tokens": 30})
+        assert until(lambda: running.service.engine.counts.running == 1)
+        with pipe.model.encoder.register_forward_hook(lambda *_: calls.append(1)):
+            check_error(running.post({"messages": [user(QUESTION, image(20))]}), 429)
+        assert begun.result().status_code == 200 and not calls
+
+
 def test_media_that_wait_to_be_read_are_bounded_too(pipe):
     held = threading.Event()
     body = {"input": [image(1)]}

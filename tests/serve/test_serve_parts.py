@@ -91,7 +91,7 @@ WRONG = [
     ({"type": "video_url", "video_url": {"url": uri(), "detail": "low"}}, f"{WHERE}.video_url.detail", "Unrecognized"),
     ({"type": "input_audio", "input_audio": {"format": "wav"}}, f"{WHERE}.input_audio.data", "is missing"),
     ({"type": "input_audio", "input_audio": {"data": "AA==", "format": 7}}, f"{WHERE}.input_audio.format", "a text"),
-    ({"type": "input_audio", "input_audio": {"url": "http://x/"}}, f"{WHERE}.input_audio.url", "Unrecognized"),
+    ({"type": "input_audio", "input_audio": {"url": "x"}}, f"{WHERE}.input_audio.url", "Unrecognized"),
 ]
 
 
@@ -103,8 +103,8 @@ def test_parts_that_are_wrong(part, place, why):
 
 LOCAL = """
 /etc/passwd ./x.png x.png ../../weights file:///etc/passwd FILE:/etc/passwd file://localhost/etc/passwd file:x C:\\x.png
-\\\\host\\share\\x.png ftp://example.org/x.png ftps://e/x gopher://e/x s3://bucket/key gs://b/k unix:/run/x ~/.ssh/id_rsa
-data http: https: http:/etc/passwd https:/x http:x.png javascript:alert(1) blob:http://x/1 jar:file:///x rtsp://e/x
+\\\\host\\share\\x.png ftp://example.org/x.png ftps://e/x gopher://e/x s3://bucket/key gs://b/k unix:/run/x
+~/.ssh/id_rsa data http: https: http:/etc/passwd https:/x http:x.png javascript:alert(1) blob:http://x/1 jar:file:///x rtsp://e/x
 concat:/etc/passwd|x subfile,,start,0,end,9,,:/etc/passwd pipe:0 /dev/stdin /proc/self/environ data/image.png
 """.split() + ["", " ", " data:,x", "\thttp://example.org/", "\0http://example.org/", "file\n:///etc/passwd"]
 

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from serving import QUESTION, check_error, image, serving, slowly, until, user
 
+from adapter_llm.serve import launch
 from adapter_llm.serve.errors import ApiError
 from adapter_llm.serve.launch import Server, serve
 from adapter_llm.serve.port import bind, url_of
@@ -54,7 +55,8 @@ def test_an_idle_server_ends_at_once(pipe):
         assert time.monotonic() - began < 2
 
 
-def test_what_is_not_finished_in_time_is_told(pipe):
+def test_what_is_not_finished_in_time_is_told(pipe, monkeypatch):
+    monkeypatch.setattr(launch, "FLUSH", 1)
     held = threading.Event()
     with serving(pipe, shutdown_timeout=0.3) as running, slowly(pipe), ThreadPoolExecutor(3) as pool:
         begun = [pool.submit(running.post, body(max_tokens=450, stream=stream)) for stream in (False, True)]
@@ -64,11 +66,11 @@ def test_what_is_not_finished_in_time_is_told(pipe):
             assert until(lambda: running.service.workers.pending == 1)
             running.signal()
             answer, stream = begun[0].result(), begun[1].result()
+            check_error(begun[2].result(), 503)
             held.set()
         assert "the server is stopping" in check_error(answer, 503)
         last = json.loads(stream.text.rstrip().split("\n\n")[-1].removeprefix("data: "))
         assert last["error"]["code"] == "server_stopping"
-        check_error(begun[2].result(), 503)
         running.thread.join(10)
         assert not running.thread.is_alive()
 
