@@ -14,6 +14,9 @@ from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 from .results import GenerationOptions
 
 
+LEAST = 1e-30  # of a temperature that float32 can divide by
+
+
 def generator(seed: int | None, device: torch.device) -> Generator | None:
     """A row's random numbers; None takes the program's own."""
     return None if seed is None else Generator(device).manual_seed(seed)
@@ -39,7 +42,9 @@ def probabilities(logits: Tensor, temperature: float, top_p: float) -> Tensor:
     It is the originals' distribution, but for one case: a token whose likelier ones add up to exactly top_p is left
     out here and was kept there.
     """
-    scores = TemperatureLogitsWarper(temperature)(None, logits)
+    # from the largest down, no temperature makes them infinite but by being nothing itself
+    logits = logits - logits.amax(-1, keepdim=True)
+    scores = TemperatureLogitsWarper(max(temperature, LEAST))(None, logits)
     if top_p < 1:
         scores = TopPLogitsWarper(top_p)(None, scores)
     return scores.softmax(-1)

@@ -21,4 +21,4 @@ def undisturbed() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, before)
         if pressed:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)  # for whoever would have had it; some ignore it

@@ -31,21 +31,12 @@ class KnownRows(Generic[Place]):
         if key in self._finished:
             self.stale.append(place)
             return
-        self.replace(key)
+        if key in self._failed:
+            self.stale.append(self._failed.pop(key))
         if ok:
             self._finished.add(key)
         else:
             self._failed[key] = place
-
-    def replace(self, key: bytes) -> None:
-        """A row elsewhere takes the place of one that failed, if there is one."""
-        if key in self._failed:
-            self.stale.append(self._failed.pop(key))
-
-    def replaced_by(self, other: KnownRows) -> None:
-        """The same for all rows of `other`."""
-        for key in [key for key in self._failed if key in other._finished or key in other._failed]:
-            self.replace(key)
 
     def add_elsewhere(self, id: str, config_hash: str, ok: bool) -> None:
         """A row of another file, which need not be done again."""

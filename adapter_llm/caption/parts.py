@@ -19,7 +19,7 @@ from .items import Input
 from .known import KnownRows
 from .logged import check_folder
 from .rowlog import RowLog, scan
-from .rows import COLUMNS, CaptionRow, row_key
+from .rows import COLUMNS, CaptionRow
 
 ROWS_AT_ONCE = 4096
 PART = re.compile(r"part-(s\d{5}-)?(\d{5})\.parquet")
@@ -53,8 +53,6 @@ class ParquetParts:
 
     def write(self, done: Sequence[Done]) -> None:
         self._log.append([one.row for one in done])
-        for one in done:
-            self._known.replace(row_key(one.row.id, one.row.config_hash))
         if len(self._log.known) >= self.options.rows_a_part:
             self._finish_part()
             self._begin(self._number + 1)
@@ -91,7 +89,6 @@ class ParquetParts:
             else:
                 last = number - 1
         self._begin(last + 1)
-        self._known.replaced_by(self._log.known)
 
     def _name(self, number: int) -> str:
         return f"part-{self._prefix}{number:05d}.parquet"

@@ -123,7 +123,6 @@ footer { display: none !important; }
     color: var(--bad) !important; background: var(--bad-soft); border-radius: 10px; padding: 8px 12px;
     font-size: 0.9rem; line-height: 1.45; overflow-wrap: anywhere;
 }
-.problem::first-letter { text-transform: uppercase; }
 #chat .placeholder-content { justify-content: center; height: 100%; display: flex; flex-direction: column; }
 #chat .placeholder { flex: none; height: auto; padding: 24px 0 8px; text-align: center; }
 #chat .placeholder h3 { font-size: 1.6rem; font-weight: 600; letter-spacing: -0.02em; margin: 0 0 8px; }
@@ -197,7 +196,8 @@ footer { display: none !important; }
 #media .quiet .column { gap: 8px; padding: 8px 1px 2px; }
 #media .quiet textarea { border: 1px solid var(--input-border-color); border-radius: 10px; padding: 8px 10px; }
 #settings .form, #retrieval .form { border: none; background: none; box-shadow: none; gap: 14px; margin-top: 10px; }
-#settings .block, #retrieval .block { border-width: 0 !important; padding: 0 2px 2px; background: none; }
+#settings .block, #retrieval .block { border-width: 0 !important; padding: 2px; background: none; }
+.dark #side input[type=range] { --neutral-200: #4a4643; }
 #settings .wrap { gap: 2px; }
 #settings input[type=text] { border: 1px solid var(--input-border-color); border-radius: 8px; padding: 6px 10px; }
 #explain .block { border-width: 0 !important; }

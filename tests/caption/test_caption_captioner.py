@@ -63,7 +63,7 @@ def test_rows_leave_at_once_and_others_take_their_places(pipe, inputs, monkeypat
     def drafts(*args):
         found = make_drafts(*args)
         for draft in found:
-            draft.room = 3 + draft.state.keys.abs().sum().long().item() % 29
+            draft.room = 3 + int(1000 * draft.state.keys.abs().sum()) % 29
         return found
 
     def batch():
@@ -80,8 +80,7 @@ def test_rows_leave_at_once_and_others_take_their_places(pipe, inputs, monkeypat
     assert len(lengths) == len(many) and len({*lengths}) > 8 and sum(joins) == len(many)
     assert max(sizes) == 8
     waits = sum(lengths) / 8  # steps, if the batch were always full
-    print("RATIO", len(sizes) / waits, joins, sorted(lengths))
-    assert len(sizes) < 1.4 * waits, "rows wait for the longest of their batch"
+    assert len(sizes) < 1.3 * waits, "rows wait for the longest of their batch"
     assert sum(join >= 2 for join in joins) > 0.7 * len(joins), "prompts are read one by one"
 
 
@@ -181,6 +180,8 @@ def test_content_is_kept_where_it_is_wanted(pipe, inputs):
     assert {one.content.source for one in kept} == {entry.read().source for entry in inputs[:3]}
     assert all(one.item in inputs for one in kept)
     assert [one.content for one in captions(pipe, inputs[:3])] == [None] * 3
+    waiting = [Captioner(pipe, MODEL, options(), keep)._read(inputs[0]).content.source for keep in (True, False)]
+    assert waiting == [inputs[0].read().source, b""], "what waits takes memory"
 
 
 def test_the_hash_is_of_all_that_a_caption_depends_on(inputs):

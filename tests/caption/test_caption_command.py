@@ -178,6 +178,11 @@ def test_what_is_wrong_is_said_before_a_model_is_loaded(run, arguments, media, m
     assert (media / "notes.jsonl").read_text() == "somebody's\n" and not (tmp_path / "x.jsonl").exists()
 
 
+def test_an_error_can_be_looked_into(run, media, tmp_path):
+    with pytest.raises(ValueError, match="there is no setting 'imu.speed'"):
+        run("--debug", media, "--output", tmp_path / "x.jsonl", "--set", "imu.speed=3")
+
+
 def test_launched_processes_cannot_share_stdin(run, tmp_path, monkeypatch):
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)

@@ -12,8 +12,8 @@ import pytest
 from output_readers import done, found
 
 from adapter_llm.caption.content import Content
-from adapter_llm.caption.outputs import OutputError, OutputOptions, open_output
-from adapter_llm.caption.rowlog import read_rows
+from adapter_llm.caption.outputs import OutputError, OutputOptions, merge, open_output
+from adapter_llm.caption.rowlog import RowLog, read_rows
 from adapter_llm.caption.rows import COLUMNS, CaptionRow
 
 SMALL = OutputOptions(rows_a_part=4, samples_a_tar=2)
@@ -117,6 +117,32 @@ def test_parts_have_their_size_and_types(tmp_path):
     assert kinds.pop("n_tokens") == "int64" and kinds.pop("seconds") == "double" and set(kinds.values()) == {"string"}
     assert json.loads(table["generation"][0].as_py()) == {"max_new_tokens": 5, "temperature": 0.0}
     assert sorted(entry.name for entry in path.iterdir()) == [f"part-{number:05d}.parquet" for number in range(3)]
+
+
+def test_a_row_that_waits_may_be_replaced(tmp_path):
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "out.parquet"
+    output = open_output(path, options=SMALL)
+    for entry in (done(0, "bad"), done(1), done(0), done(2), done(3)):
+        output.write([entry])
+    output.close()
+    rows = [(f"q/{number}.jpg", "ok") for number in (1, 0, 2, 3)]
+    assert [row[:3:2] for row in found("parquet", path)] == rows
+    assert [entry.name for entry in path.iterdir()] == ["part-00000.parquet"]
+
+
+def test_killed_when_a_part_has_its_name_already(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "out.parquet"
+    output = open_output(path, options=SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(RowLog, "remove", RowLog.release)
+        output.write([done(number) for number in range(4)])
+    output._log.release()
+    output._open.close()
+    assert (path / ".rows-00000.jsonl").exists() and (path / "part-00000.parquet").exists()
+    write(path, None, done(4))
+    assert [row[0] for row in found("parquet", path)] == [f"q/{number}.jpg" for number in range(5)]
 
 
 def test_a_part_of_nothing_but_errors_goes_when_they_are_replaced(tmp_path):
@@ -228,6 +254,36 @@ def test_one_text_is_of_one_input(photos):
     output.close()
 
 
+def test_a_text_is_replaced_whenever_the_process_ends(photos, monkeypatch):
+    write(photos, "txt", done(0, media=photos))
+    output = open_output(photos, "txt")
+    output.refuses(done(0, config_hash="h2", media=photos).item)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(output), "_write_text", lambda self, path, caption: None)  # killed before it
+        output.write([done(0, config_hash="h2", media=photos)])
+    output.close()
+    open_output(photos, "txt").close()
+    assert (photos / "q" / "0.txt").read_text() == "caption 0 by h2\n"
+
+
+def test_a_folder_that_begins_with_the_same_letters_is_another(photos, tmp_path):
+    (tmp_path / "photos2" / "q").mkdir(parents=True)
+    (tmp_path / "photos2" / "q" / "0.jpg").write_bytes(b"x")
+    write(photos, "txt", done(0, media=tmp_path / "photos2"))
+    assert (photos / "q" / "0.txt").exists() and not (tmp_path / "photos2" / "q" / "0.txt").exists()
+
+
+def test_texts_of_sister_processes_are_ours(photos):
+    write(photos, "txt", done(0, media=photos), done(1, media=photos))
+    output = open_output(photos, "txt", shard=1)
+    entry = done(1, config_hash="h2", media=photos)
+    assert output.refuses(entry.item) is None
+    output.write([entry])
+    output.close()
+    merge(photos, "txt")
+    assert [row[1:3] for row in found("txt", photos)] == [("h1", "ok"), ("h2", "ok")]
+
+
 def test_texts_that_are_missing_come_back(photos):
     write(photos, "txt", done(0, media=photos), done(1, media=photos), done(2, "bad", media=photos))
     write(photos, "txt", done(1, config_hash="h2", media=photos))
@@ -291,6 +347,38 @@ def test_a_shard_that_was_removed_is_made_again(tmp_path):
     output.write([done(0), done(1)])
     output.close()
     assert sorted(row[0] for row in found("webdataset", path)) == [f"q/{number}.jpg" for number in range(5)]
+
+
+def test_a_shard_that_was_not_finished_is_when_others_are_merged(tmp_path):
+    path = tmp_path / "out"
+    output = open_output(path, "webdataset", options=SMALL)
+    output.write([done(number) for number in range(3)])
+    for open_file in (output._open, output._log._file, output._file):  # killed
+        open_file.close()
+    sister = open_output(path, "webdataset", shard=2, options=SMALL)
+    sister.write([done(7)])
+    sister.close()
+    merge(path, "webdataset")
+    write(path, "webdataset", done(8))
+    assert [row[0] for row in found("webdataset", path)] == [f"q/{number}.jpg" for number in (0, 1, 2, 7, 8)]
+    names = ["000000.tar", "000001.tar", "000002.tar", "captions.jsonl", "s00002-000000.tar"]
+    assert sorted(os.listdir(path)) == names
+
+
+def test_rows_of_sisters_do_not_hide_the_shard_that_is_being_written(tmp_path):
+    path = tmp_path / "out"
+    write(path, "webdataset", done(7))
+    (path / "000000.tar").rename(path / "s00002-000000.tar")
+    log = path / "captions.jsonl"
+    sister = log.read_text().replace('"000000.tar"', '"s00002-000000.tar"')
+    log.unlink()
+    output = open_output(path, "webdataset", options=SMALL)
+    output.write([done(0)])
+    for open_file in (output._open, output._log._file, output._file):  # killed
+        open_file.close()
+    log.write_text(log.read_text() + sister)  # whoever merged it
+    write(path, "webdataset", done(8))
+    assert [row[0] for row in found("webdataset", path)] == ["q/0.jpg", "q/7.jpg", "q/8.jpg"]
 
 
 def test_a_file_that_changed_is_no_longer_the_one_that_was_captioned(tmp_path):

@@ -269,7 +269,15 @@ def test_what_an_output_refuses_is_not_captioned(pipe, model, media):
     assert row.id.endswith("02.png") and row.error == f"{row.id} is in the way" and row.sha256 is None
 
 
-def test_ctrl_c_loses_no_finished_row_and_writes_none_twice(pipe, model, media):
+@pytest.fixture
+def keyboard():
+    """Ctrl-C as it is in a terminal, also where the tests run in the background and it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_loses_no_finished_row_and_writes_none_twice(pipe, model, media, keyboard):
     def press(done):
         if len(output.batches) == 2:
             signal.raise_signal(signal.SIGINT)
@@ -282,7 +290,7 @@ def test_ctrl_c_loses_no_finished_row_and_writes_none_twice(pipe, model, media):
     assert written and len(rows) == len(set(rows)) and 4 <= len(rows) < COUNT
 
 
-def test_ctrl_c_waits_until_rows_are_whole():
+def test_ctrl_c_waits_until_rows_are_whole(keyboard):
     seen = []
 
     def write():
@@ -298,6 +306,9 @@ def test_ctrl_c_waits_until_rows_are_whole():
     thread.start()
     thread.join()
     assert seen == ["whole", "thread"]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with undisturbed():
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_a_full_disk_ends_it(pipe, model, media):

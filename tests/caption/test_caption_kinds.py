@@ -3,6 +3,7 @@
 import json
 import math
 import wave
+from dataclasses import replace
 
 import folders
 import numpy
@@ -13,9 +14,10 @@ from adapter_llm.caption.inputs import SourceOptions
 from adapter_llm.caption.job import Job, run_job
 from adapter_llm.caption.model import ModelFolders
 from adapter_llm.caption.outputs import open_output
-from adapter_llm.processing import InputOptions
+from adapter_llm.processing import InputOptions, Processor
 from adapter_llm.prompts import describe
 from adapter_llm.results import GenerationOptions
+from imagebind_encoder.media.source import MediaError
 
 
 def sound(path, pitch, seconds=1.0, rate=8000):
@@ -86,6 +88,33 @@ def test_each_gets_the_caption_it_would_get_alone(model, pipe, media, tmp_path, 
         keyword = KINDS[path.suffix]
         assert row["prompt"] == describe([keyword])
         assert row["caption"] == pipe.ask(**{keyword: path}, **how, max_new_tokens=6)
+
+
+def test_a_recording_that_breaks_off_half_way_spoils_no_other(model, pipe, media, tmp_path, monkeypatch):
+    load, broken = Processor.load, []
+
+    def breaks_off(windows):
+        yield next(windows)
+        raise MediaError("the recording ends here")
+
+    def loaded(self, items, reading):
+        found = load(self, items, reading)
+        if items[0].source == (media / "2.wav").read_bytes():
+            broken.append(True)
+            return [replace(item, windows=breaks_off(item.windows)) for item in found]
+        return found
+
+    reading = InputOptions(window=0.2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Processor, "load", loaded)
+        sounds = [media / f"{number}.wav" for number in range(4)]
+        _, rows = captioned(model, sounds, tmp_path / "rows.jsonl", reading, batch_size=9)
+    assert len(broken) == 1 and len(rows) == 4
+    for row in rows:
+        if row["id"].endswith("2.wav"):
+            assert (row["status"], row["error"]) == ("error", "the recording ends here") and row["sha256"]
+        else:
+            assert row["caption"] == pipe.ask(audio=row["path"], window=0.2, max_new_tokens=6)
 
 
 @pytest.mark.parametrize("kind", ["thermal", "audio", "imu"])

@@ -296,7 +296,7 @@ def test_the_config_hash_is_of_all_that_counts_and_stable():
     given = dict(fingerprint="abc", prompt="What?", generation={"a": 1, "b": None}, reading={"keyword": "image"})
     first = config_hash(**given, dtype="float32")
     assert first == config_hash(**{**given, "generation": {"b": None, "a": 1}}, dtype="float32")
-    assert first == "1cc4e7a11a76f1fb" or len(first) == 16
+    assert first == "fd5a3081a8865e08"  # rows of earlier runs count
     changes = dict(fingerprint="abd", prompt="What", generation={"a": 2, "b": None}, reading={"keyword": "depth"})
     others = [config_hash(**{**given, name: value}, dtype="float32") for name, value in changes.items()]
     others.append(config_hash(**given, dtype="bfloat16"))

@@ -25,7 +25,7 @@ def test_the_ways_in_are_shown():
 
 
 def test_other_text_is_left_alone():
-    page = "# x\n<!-- help: inspect -->\n```\nold\n```\nrest\n```\nother\n```\n"
+    page = "# x\n<!-- help: inspect -->\n```\nstale text\n```\nrest\n```\nother\n```\n"
     changed = write_help.with_help(page)
     assert changed.startswith("# x\n<!-- help: inspect -->\n```\nusage: python -m adapter_llm inspect")
-    assert changed.endswith("\n```\nrest\n```\nother\n```\n") and "old" not in changed
+    assert changed.endswith("\n```\nrest\n```\nother\n```\n") and "stale text" not in changed

@@ -194,3 +194,12 @@ def test_rows_draw_by_their_own_settings():
         assert drawn[1] == draw(logits[1:2], mixed[1:2], [generator(seed, "cpu")])[0]
         seen.add(drawn[1])
     assert len(seen) > 5
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-30, 5e-324])
+@pytest.mark.parametrize("top_p", [1.0, 0.5])
+def test_next_to_no_temperature_is_none(temperature, top_p):
+    logits = torch.randn(3, 50) * 20
+    shares = probabilities(logits, temperature, top_p)
+    assert torch.equal(shares.argmax(-1), logits.argmax(-1))
+    assert torch.allclose(shares.amax(-1), torch.ones(3))

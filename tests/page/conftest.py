@@ -63,8 +63,15 @@ def site(talkative, settings):
         yield page
 
 
+@pytest.fixture(scope="module")
+def windows():
+    """Browser windows that nobody uses: the next visitor gets one without any trace of the last, in a fraction of a
+    second."""
+    return []
+
+
 @pytest.fixture
-def visit(browser, site, capfd):
+def visit(browser, site, windows, capfd):
     """Lets people open the page, each in a browser window of their own, and sees them out.
 
     Whatever they do, no other machine may be asked for anything, their consoles have nothing to complain of, and
@@ -72,15 +79,24 @@ def visit(browser, site, capfd):
     """
     from visitor import Visitor
 
-    visitors = []
+    visitors, plain = [], []
 
     def enter(**options):
-        visitors.append(Visitor(browser.new_context(**options), site.url))
-        return visitors[-1]
+        if options:
+            person = Visitor(browser.new_context(**options), site.url)
+        else:
+            person = windows.pop() if windows else Visitor(browser.new_context(), site.url)
+            plain.append(person)
+        visitors.append(person)
+        person.enter()
+        return person
 
     yield enter
-    for one in visitors:
-        one.context.close()
-    assert [one.complaints for one in visitors if one.complaints] == []
-    assert {host for one in visitors for host in one.hosts} <= {"127.0.0.1"}
+    for person in visitors:
+        if person.leave() and person in plain:
+            windows.append(person)
+        else:
+            person.context.close()
+    assert [person.complaints for person in visitors if person.complaints] == []
+    assert {host for person in visitors for host in person.hosts} <= {"127.0.0.1"}
     assert "Traceback" not in capfd.readouterr().err

@@ -46,6 +46,7 @@ def test_a_follow_up_is_about_the_same_photo_which_is_not_encoded_again(visit, e
     before = talkative.encoded
     ann.attach(PHOTO)
     first = ann.ask(WHAT)
+    assert ann.box.input_value() == "" and ann.find("#question .thumbnail-item").count() == 0  # it was sent
     once = talkative.encoded
     second = ann.ask("And what else?")
     assert once <= before + 1 and talkative.encoded == once

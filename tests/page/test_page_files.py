@@ -93,8 +93,12 @@ def test_words_can_be_looked_at(visit, talkative):
 def test_what_is_removed_is_not_looked_at(visit, site, talkative):
     ann = visit()
     ann.attach(PHOTO, DOG)
+    chips = ann.find("#question .thumbnail-item")
     ann.find("#remove-1").click()
-    ann.until(lambda: ann.cards.count() == 1, "one card")
+    ann.until(lambda: ann.cards.count() == chips.count() == 1, "one card, and one file in the question box")
+    ann.attach(DOG)
+    ann.find("#question [aria-label='Remove file']").last.click()
+    ann.until(lambda: ann.cards.count() == chips.count() == 1, "one card, and one file in the question box")
     assert ann.ask(WHAT) == talkative.pipe.ask(WHAT, image=PHOTO, max_new_tokens=24)
     ann.find("#remove-0").click()
     ann.until(lambda: ann.cards.count() == 0, "no card")

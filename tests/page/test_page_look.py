@@ -110,7 +110,7 @@ def test_it_can_be_used_with_the_keyboard_alone(visit):
     ann.page.keyboard.type("And where?")
     ann.page.keyboard.press("Enter")
     ann.until(lambda: ann.answers, "an answer")
-    assert ann.questions[0].splitlines() == [WHAT, "And where?"]
+    assert ann.questions[0].splitlines() == [WHAT, "And where?"] and ann.answer()
 
 
 def test_buttons_have_names(visit):

@@ -68,6 +68,7 @@ def test_a_second_window_of_the_same_browser_is_a_conversation_of_its_own(visit)
     ann.attach(PHOTO)
     ann.ask(WHAT)
     other = Visitor(ann.context, ann.url)
+    other.open()
     assert other.questions == [] and other.cards.count() == 0
     other.attach(CAT)
     other.page.close()

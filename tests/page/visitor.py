@@ -21,13 +21,18 @@ class Visitor:
 
     def __init__(self, context, url):
         self.context, self.url = context, url
-        self.requests, self.complaints = [], []
+        self.requests, self.complaints, self.here = [], [], True
         context.set_default_timeout(1000 * PATIENCE)
         context.add_init_script(LISTEN)
         self.page = context.new_page()
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("console", self._hear)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("pageerror", lambda error: self.here and self.complaints.append(str(error)))
+
+    def enter(self):
+        """Come to the page as somebody who was never here."""
+        self.context.clear_cookies()
+        self.requests, self.complaints, self.here = [], [], True
         self.open()
 
     def open(self):
@@ -35,8 +40,20 @@ class Visitor:
         self.page.goto(self.url)
         self.find("#footer:has-text('of memory')").wait_for()
 
+    def leave(self):
+        """Go elsewhere and leave nothing behind; False if the window is closed, or was left already.
+
+        What breaks off because of that is nothing to complain of.
+        """
+        self.here = False
+        if self.page.is_closed() or not self.page.url.startswith(self.url):
+            return False
+        self.page.evaluate("localStorage.clear()")
+        self.page.goto("about:blank")
+        return True
+
     def _hear(self, message):
-        if message.type == "error":
+        if message.type == "error" and self.here:
             self.complaints.append(f"{message.text} ({message.location.get('url')})")
 
     @property
@@ -94,7 +111,11 @@ class Visitor:
 
     def problem(self, words):
         """A problem that is shown with these words in it."""
-        return self.until(lambda: next((one for one in self.problems if words in one), None), repr(words))
+
+        def shown():
+            return next((one for one in self.problems if words.lower() in one.lower()), None)
+
+        return self.until(shown, repr(words))
 
     # what they do
 

@@ -96,6 +96,17 @@ def slowly(pipe, seconds=0.02):
         yield
 
 
+@contextmanager
+def holding(pipe):
+    """Inside, the model writes nothing before the function that this gives is called."""
+    held = threading.Event()
+    with pipe.model.llama.register_forward_pre_hook(lambda *_: held.wait(20) and None):
+        try:
+            yield held.set
+        finally:
+            held.set()
+
+
 def data_uri(picture, kind="PNG"):
     file = io.BytesIO()
     picture.save(file, kind)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from serving import QUESTION, check_error, image, serving, slowly, until, user
+from serving import QUESTION, check_error, holding, image, serving, slowly, until, user
 
 from adapter_llm.serve import run
 
@@ -42,10 +42,13 @@ def test_together_as_one_by_one(pipe):
 
 
 def test_too_many_are_turned_away_at_once_and_the_others_answered(pipe):
-    body = {"messages": [user(QUESTION)], "max_tokens": 20}
-    with serving(pipe, batch_size=2, queue_size=3) as running, slowly(pipe):
-        with ThreadPoolExecutor(12) as pool:
-            responses = list(pool.map(lambda _: running.post(body), range(12)))
+    body = {"messages": [user(QUESTION)], "max_tokens": 9}
+    with serving(pipe, batch_size=2, queue_size=3) as running, ThreadPoolExecutor(12) as pool:
+        with holding(pipe) as go:
+            begun = [pool.submit(running.post, body) for _ in range(12)]
+            assert until(lambda: sum(future.done() for future in begun) == 7)
+            go()
+            responses = [future.result() for future in begun]
         found = [response.status_code for response in responses]
         assert found.count(200) == 5 and found.count(429) == 7
         refused = next(response for response in responses if response.status_code == 429)
@@ -58,22 +61,28 @@ def test_too_many_are_turned_away_at_once_and_the_others_answered(pipe):
 
 def test_the_official_client_tries_again(pipe):
     pytest.importorskip("openai")
-    with serving(pipe, batch_size=1, queue_size=0) as running, slowly(pipe), running.client(max_retries=2) as client:
-
-        def ask(_):
-            return client.chat.completions.create(model="default", messages=[user(QUESTION)], max_tokens=5)
-
-        with ThreadPoolExecutor(2) as pool:
-            assert len({answer.choices[0].message.content for answer in pool.map(ask, range(2))}) == 1
-        assert running.metric('adapter_llm_requests_total{route="/v1/chat/completions",status="429"}') >= 1
+    line = 'adapter_llm_requests_total{route="/v1/chat/completions",status="429"}'
+    body = {"model": "default", "messages": [user(QUESTION)], "max_tokens": 3}
+    with (
+        serving(pipe, batch_size=1, queue_size=0) as running,
+        running.client(max_retries=5) as client,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        with holding(pipe):
+            first = pool.submit(running.post, body)
+            assert until(lambda: running.service.reserved == 1)
+            second = pool.submit(client.chat.completions.create, **body)
+            assert until(lambda: f"{line} 1.0" in running.get("/metrics").text)
+        text = first.result().json()["choices"][0]["message"]["content"]
+        assert second.result().choices[0].message.content == text
 
 
 def test_what_finds_no_place_costs_nothing(pipe):
     calls = []
-    with serving(pipe, batch_size=1, queue_size=0) as running, slowly(pipe), ThreadPoolExecutor(1) as pool:
-        begun = pool.submit(running.post, {"messages": [user(QUESTION)], "max_tokens": 30})
-        assert until(lambda: running.service.engine.counts.running == 1)
-        with pipe.model.encoder.register_forward_hook(lambda *_: calls.append(1)):
+    with serving(pipe, batch_size=1, queue_size=0) as running, ThreadPoolExecutor(1) as pool:
+        with holding(pipe), pipe.model.encoder.register_forward_hook(lambda *_: calls.append(1)):
+            begun = pool.submit(running.post, {"messages": [user(QUESTION)], "max_tokens": 3})
+            assert until(lambda: running.service.engine.counts.running == 1)
             check_error(running.post({"messages": [user(QUESTION, image(20))]}), 429)
         assert begun.result().status_code == 200 and not calls
 
@@ -121,12 +130,13 @@ def test_a_client_that_leaves_leaves_the_batch(pipe, leave):
 
 
 def test_a_client_that_leaves_while_waiting_is_never_written(pipe):
-    body = {"messages": [user(QUESTION)], "max_tokens": 60}
-    with serving(pipe, batch_size=1) as running, slowly(pipe, 0.01), ThreadPoolExecutor(1) as pool:
-        first = pool.submit(running.post, body)
-        assert until(lambda: running.service.engine.counts.running == 1)
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{running.url}/v1/chat/completions", json=body, timeout=0.1, verify=False)
+    body = {"messages": [user(QUESTION)], "max_tokens": 9}
+    with serving(pipe, batch_size=1) as running, ThreadPoolExecutor(1) as pool:
+        with holding(pipe):
+            first = pool.submit(running.post, body)
+            assert until(lambda: running.service.engine.counts.running == 1)
+            leave_answer(running, body)
+            assert until(lambda: running.service.reserved == 1)
         assert first.result().status_code == 200
         running.wait_until_idle()
         assert running.service.engine.counts.tokens == first.result().json()["usage"]["completion_tokens"]
@@ -168,11 +178,14 @@ def test_answers_that_take_too_long(pipe):
 def test_streams_that_wait_give_signs_of_life(pipe, monkeypatch):
     monkeypatch.setattr(run, "QUIET", 0.05)
     openai = pytest.importorskip("openai")
-    body = {"model": "default", "messages": [user(QUESTION)], "max_tokens": 30}
-    with serving(pipe, batch_size=1) as running, slowly(pipe, 0.01), ThreadPoolExecutor(2) as pool:
-        begun = pool.submit(running.post, body)
-        assert until(lambda: running.service.engine.counts.running == 1)
-        waiting = pool.submit(running.post, {**body, "stream": True})
+    body = {"model": "default", "messages": [user(QUESTION)], "max_tokens": 9}
+    with serving(pipe, batch_size=1) as running, ThreadPoolExecutor(2) as pool:
+        with holding(pipe):
+            begun = pool.submit(running.post, body)
+            assert until(lambda: running.service.engine.counts.running == 1)
+            waiting = pool.submit(running.post, {**body, "stream": True})
+            assert until(lambda: running.service.engine.counts.waiting == 1)
+            time.sleep(0.2)
         with running.client() as client:
             chunks = list(client.chat.completions.create(**body, stream=True))
         assert all(isinstance(chunk, openai.types.chat.ChatCompletionChunk) for chunk in chunks)

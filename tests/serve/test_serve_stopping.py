@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from serving import QUESTION, check_error, image, serving, slowly, until, user
+from serving import QUESTION, check_error, holding, image, serving, slowly, until, user
 
 from adapter_llm.serve import launch
 from adapter_llm.serve.errors import ApiError
@@ -28,16 +28,17 @@ def body(**more):
 
 
 def test_running_answers_are_finished_and_newcomers_turned_away(pipe):
-    with serving(pipe, batch_size=1) as running, slowly(pipe, 0.01), ThreadPoolExecutor(3) as pool:
+    with serving(pipe, batch_size=1) as running, ThreadPoolExecutor(3) as pool:
         whole = running.post(body()).json()["choices"]
-        begun = [pool.submit(running.post, body()), pool.submit(running.post, body(stream=True))]
-        assert until(lambda: running.service.engine.counts.waiting == 1)
-        running.signal()
-        check_error(running.post(body()), 503)
-        check_error(running.post({"input": "a"}, "/v1/embeddings"), 503)
-        health = running.get("/health")
-        assert health.status_code == 503 and health.json() == {"status": "stopping"}
-        assert running.get("/metrics").status_code == 200
+        with holding(pipe):
+            begun = [pool.submit(running.post, body()), pool.submit(running.post, body(stream=True))]
+            assert until(lambda: running.service.engine.counts.waiting == 1)
+            running.signal()
+            check_error(running.post(body()), 503)
+            check_error(running.post({"input": "a"}, "/v1/embeddings"), 503)
+            health = running.get("/health")
+            assert health.status_code == 503 and health.json() == {"status": "stopping"}
+            assert running.get("/metrics").status_code == 200
         answer, stream = (future.result() for future in begun)
         assert answer.json()["choices"] == whole
         assert stream.text.endswith("data: [DONE]\n\n")
