@@ -25,7 +25,6 @@ class JsonLines:
     keeps_media = False
     notes: Sequence[str] = ()  # columns beside the row's
     make_known: type[KnownRows] | type[LatestRows] = KnownRows
-
     settles = False  # whether a log alone does not tell what a killed process left
 
     def __init__(
@@ -66,11 +65,11 @@ class JsonLines:
     def merge(cls, path: Path, options: OutputOptions) -> None:
         """First what was there, then the rows of the shards in their order."""
         log = cls.log_path(path)
-        for shard in shard_numbers(log) if cls.settles else ():
-            cls(path, shard, options, alone=True).close()
         columns = {*COLUMNS, *cls.notes}
         if not shard_paths(log):
             return
+        for shard in (None, *shard_numbers(log)) if cls.settles else ():
+            cls(path, shard, options, alone=True).close()
         with _all_locked(log) as parts:
             known = cls.make_known()
             for number, part in enumerate(parts):

@@ -9,6 +9,7 @@ import fsspec
 import pytest
 
 from adapter_llm.caption.inputs import Input, Problem, SourceOptions, read_inputs
+from adapter_llm.caption.items import tidy
 from adapter_llm.caption.kinds import hinted
 from adapter_llm.caption.stores import expanded
 from imagebind_encoder.media.source import MediaError
@@ -214,6 +215,8 @@ def test_prompts_from_files_beside(place):
     first, second, third, fourth = walk("photos", prompt_suffix=".prompt")
     assert (first.prompt, second.prompt, fourth.prompt) == ("What breed?", None, None)
     assert third.message.startswith("'photos/q/c.prompt' holds no prompt") and third.id == "photos/q/c.mp4"
+    (place / "photos" / "a.what").mkdir()
+    assert walk("photos/a.jpg", prompt_suffix=".what")[0].message.startswith("'photos/a.what' cannot be read (Is a dir")
     (place / "photos" / "a.json").write_text('{"prompt": "Who?", "q": "Where?", "n": 1}')
     asked = [walk("photos/a.jpg", prompt_suffix=".json", prompt_column=field)[0] for field in (None, "q", "z", "n")]
     assert [one.prompt for one in asked[:3]] == ["Who?", "Where?", None]
@@ -302,6 +305,15 @@ def test_addresses(monkeypatch):
         ("https://host/a/b.mp4?x=1.jpg", "video", "host/a/b.mp4"), ("http://host/picture", "image", "host/picture"),
     ]  # fmt: skip
     assert found[1].read().source == b"picture" and asked == ["http://host/picture"]
+
+
+@pytest.mark.parametrize("path, name", [
+    ("../x/a.jpg", "x/a.jpg"), ("x/../../a.jpg", "a.jpg"), ("./x//a.jpg", "x/a.jpg"), ("/etc/a.jpg", "a.jpg"),
+    ("https://host/../../etc/a.jpg?b=/c", "etc/a.jpg"), ("s3://bucket/../a.jpg", "a.jpg"),
+])  # fmt: skip
+def test_names_lead_nowhere_but_down(path, name):
+    """Outputs are written below a folder under these names."""
+    assert tidy(path) == name
 
 
 def test_kinds_by_the_name_of_a_column():

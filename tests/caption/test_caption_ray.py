@@ -167,6 +167,8 @@ def test_an_input_that_ends_every_worker_is_found(cluster, job):
         assert answer["number"] == 0
         return answer["error"], [json.loads(row)["error"] for row in answer["rows"]]
 
+    for _ in range(2):  # the process that reads from the feed may die, too
+        assert ray.get(feed.chunk.remote(0)) == chunk
     assert not ray.get(feed.begin.remote(0))  # a worker dies here; then one that was alone with 0, 1 and 2, twice
     for place in (0, 1, 2, 0, 1, 2):
         assert ray.get(feed.begin_alone.remote(0, place))

@@ -1,5 +1,6 @@
 """How the page looks: on a phone and a desk, by day and by night, with a keyboard alone, and nothing from elsewhere."""
 
+import os
 import re
 from pathlib import Path
 
@@ -134,4 +135,7 @@ def test_nothing_is_offered_that_goes_elsewhere(visit):
 
 def test_the_footer_says_what_answers_and_on_what(visit):
     words = visit().find("#footer").inner_text()
-    assert "tiny-llama" in words and "float32" in words and re.search(r"\d [MG]B of memory", words)
+    assert "tiny-llama" in words and "float32" in words
+    number, unit = re.search(r"([\d.]+) ([MG])B of memory", words).groups()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])  # the page is served by this process
+    assert 0.5 < float(number) * {"M": 2**20, "G": 2**30}[unit] / (pages * os.sysconf("SC_PAGE_SIZE")) < 2
