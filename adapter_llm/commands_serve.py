@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from . import cli
-from .serve.limits import MediaLimits
 from .serve.port import bind, is_loopback, url_of
+from .strangers.limits import MediaLimits
 
 KEY = "ADAPTER_LLM_API_KEY"
 SIZES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}

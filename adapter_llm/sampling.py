@@ -13,7 +13,6 @@ from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
 from .results import GenerationOptions
 
-
 LEAST = 1e-30  # of a temperature that float32 can divide by
 
 

@@ -40,8 +40,8 @@ def checked(attachment: Attachment, pipe: Pipeline, strangers: bool = False) -> 
         return attachment
     try:
         if strangers and attachment.path is not None and attachment.keyword in ("image", "video", "audio"):
-            from ..serve.headers import check_header
-            from ..serve.limits import MediaLimits
+            from ..strangers.headers import check_header
+            from ..strangers.limits import MediaLimits
 
             check_header(attachment.keyword, attachment.path.read_bytes(), MediaLimits())
         with reading_limits(STRANGERS_READING if strangers else READING):

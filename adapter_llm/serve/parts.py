@@ -15,10 +15,10 @@ from typing import Any
 from imagebind_encoder.media.patience import reading_limits
 from imagebind_encoder.media.source import Limits, MediaError, read_source
 
+from ..strangers.headers import check_header
+from ..strangers.limits import MediaLimits
 from .errors import ApiError, shown
 from .fields import Fields
-from .headers import check_header
-from .limits import MediaLimits
 
 Fetch = Callable[[str, int, float], bytes]  # of a URL, at most so many bytes, in so many seconds
 
@@ -132,7 +132,7 @@ def _read(source: str, max_bytes: int, deadline: float, fetch: Fetch | None) -> 
     """The bytes of a data: URI or an http(s) URL; anything else is a MediaError, whoever made the part."""
     if _HTTP.match(source):
         if fetch is None:
-            from .fetching import fetch_public as fetch
+            from ..strangers.fetching import fetch_public as fetch
         return fetch(source, max_bytes, max(0.0, deadline - time.monotonic()))
     if not _DATA.match(source):
         raise MediaError("a medium must be a data: URI or an http(s) URL")

@@ -10,8 +10,8 @@ from hashlib import sha256
 from ..engine import Engine
 from ..feature_cache import FeatureCache
 from ..pipeline import Pipeline
+from ..strangers.limits import MediaLimits
 from .errors import busy, stopping
-from .limits import MediaLimits
 from .metrics import Metrics
 from .schema import Defaults
 from .workers import Workers

@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import wave
+from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 INSTALL = (("apt-get", "update"), ("apt-get", "install", "-y", "--no-install-recommends", "chromium"))
@@ -64,6 +66,17 @@ def is_root() -> bool:
     return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
-def arguments() -> list[str]:
-    """What Chromium is started with. Its sandbox refuses to work for root."""
-    return [*QUIET, *(["--no-sandbox"] if is_root() else [])]
+def arguments(heard: Path) -> list[str]:
+    """What Chromium is started with; its microphone hears this recording. Its sandbox refuses to work for root."""
+    microphone = f"--use-file-for-fake-audio-capture={heard}"
+    return [*QUIET, microphone, *(["--no-sandbox"] if is_root() else [])]
+
+
+def noise(path: Path, seconds: float = 0.5) -> Path:
+    """Make a recording there."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(bytes(range(250)) * int(seconds * 128))
+    return path

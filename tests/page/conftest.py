@@ -25,13 +25,14 @@ def chromium():
 
 
 @pytest.fixture(scope="module")
-def browser(chromium):
+def browser(chromium, tmp_path_factory):
     """One browser for a file of tests: while it is open this thread's event loop is taken, so not for longer."""
     from playwright.sync_api import Error, sync_playwright
 
+    arguments = machine.arguments(machine.noise(tmp_path_factory.mktemp("microphone") / "noise.wav"))
     with sync_playwright() as playwright:
         try:
-            opened = playwright.chromium.launch(executable_path=chromium, args=machine.arguments())
+            opened = playwright.chromium.launch(executable_path=chromium, args=arguments)
         except Error as error:
             pytest.skip(f"{chromium} does not start; does it in a terminal? {str(error).splitlines()[0]}")
         yield opened

@@ -1,25 +1,15 @@
 """Files that people attach: looked at, or refused in words where they are; theirs alone, and gone when they go."""
 
 import re
-import wave
 from pathlib import Path
 
 import folders
+from browser import noise
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 PHOTO, DOG = EXAMPLES / "coffee.jpg", EXAMPLES / "dog.ogg"
 WHAT = "What is in this picture?"
 LIMIT = 2**20  # bytes of a file
-
-
-def noise(path, seconds=0.5):
-    """A recording."""
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16000)
-        file.writeframes(bytes(range(250)) * int(seconds * 128))
-    return path
 
 
 def kept(site, name):
@@ -48,7 +38,7 @@ def test_the_microphone_can_be_used(visit):
     ann = visit(permissions=["microphone"])
     ann.find("#question [data-testid=microphone-button]").click()
     ann.find("#question [aria-label='Start recording']").click()
-    ann.page.wait_for_timeout(300)
+    ann.page.wait_for_timeout(500)
     ann.find("#question [aria-label='Stop recording']").click()
     ann.find("#question [aria-label='Attach audio']").click()
     ann.until(lambda: ann.cards.count() == 1, "a card of the recording")

@@ -1,5 +1,10 @@
 """One server for all tests that do not change it, and a pipeline that takes every kind of input."""
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "strangers"))  # hostile files, and servers that send them
+
 import folders
 import pytest
 from serving import serving

@@ -9,8 +9,8 @@ from scripted_server import answer, redirect
 from scripted_server import serving as serving_bytes
 from serving import check_error, image, serving, user
 
-from adapter_llm.serve import fetching
-from adapter_llm.serve.limits import MediaLimits
+from adapter_llm.strangers import fetching
+from adapter_llm.strangers.limits import MediaLimits
 
 pytestmark = pytest.mark.loopback
 

@@ -11,8 +11,8 @@ from hostile_files import film, picture, sound
 
 from adapter_llm.serve import parts as parts_module
 from adapter_llm.serve.errors import ApiError
-from adapter_llm.serve.limits import MediaLimits
 from adapter_llm.serve.parts import MediaPart, load_parts, read_part, reading
+from adapter_llm.strangers.limits import MediaLimits
 from imagebind_encoder.media.source import MediaError
 
 PNG = picture()
@@ -191,7 +191,7 @@ def test_urls_only_where_they_are_allowed():
 
 
 def test_without_anything_else_downloads_are_of_the_public_internet(monkeypatch):
-    from adapter_llm.serve import fetching
+    from adapter_llm.strangers import fetching
 
     monkeypatch.setattr(fetching.socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("10.0.0.5", 80))])
     error = refused([MediaPart("image", "http://inside.example/", WHERE)], OPEN)

@@ -6,9 +6,9 @@ import pytest
 from fetched import HERE, fetcher, refused, resolve
 from scripted_server import answer, redirect, serving, tls_contexts
 
-from adapter_llm.serve import fetching
-from adapter_llm.serve.addresses import is_public
-from adapter_llm.serve.fetching import MAX_REDIRECTS, MAX_URL, fetch_public, look_up
+from adapter_llm.strangers import fetching
+from adapter_llm.strangers.addresses import is_public
+from adapter_llm.strangers.fetching import MAX_REDIRECTS, MAX_URL, fetch_public, look_up
 from imagebind_encoder.media.source import MediaError
 
 

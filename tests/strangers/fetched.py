@@ -4,9 +4,9 @@ import socket
 
 import pytest
 
-from adapter_llm.serve import fetching
-from adapter_llm.serve.addresses import is_public
-from adapter_llm.serve.fetching import fetch_public
+from adapter_llm.strangers import fetching
+from adapter_llm.strangers.addresses import is_public
+from adapter_llm.strangers.fetching import fetch_public
 from imagebind_encoder.media.source import MediaError
 
 HERE = "127.0.0.1"

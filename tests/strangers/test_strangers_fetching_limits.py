@@ -10,8 +10,8 @@ import pytest
 from fetched import fetcher, refused
 from scripted_server import Said, answer, serving, slowly, tls_contexts
 
-from adapter_llm.serve import fetching
-from adapter_llm.serve.fetching import fetch_public
+from adapter_llm.strangers import fetching
+from adapter_llm.strangers.fetching import fetch_public
 from imagebind_encoder.media.source import MediaError
 
 

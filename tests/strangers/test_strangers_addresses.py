@@ -2,7 +2,7 @@
 
 import pytest
 
-from adapter_llm.serve.addresses import is_own, is_public, may_be_fetched
+from adapter_llm.strangers.addresses import is_own, is_public, may_be_fetched
 
 NOT_PUBLIC = """
 0.0.0.0 0.1.2.3 10.0.0.1 10.255.255.255 100.64.0.1 100.100.100.200 100.127.255.255 127.0.0.1 127.255.255.254
@@ -48,6 +48,6 @@ def test_own_addresses():
 
 
 def test_own_addresses_that_are_public_are_not_fetched(monkeypatch):
-    monkeypatch.setattr("adapter_llm.serve.addresses.is_own", lambda address: address == "8.8.8.8")
+    monkeypatch.setattr("adapter_llm.strangers.addresses.is_own", lambda address: address == "8.8.8.8")
     assert may_be_fetched("1.1.1.1")
     assert not may_be_fetched("8.8.8.8")

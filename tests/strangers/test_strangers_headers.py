@@ -24,10 +24,10 @@ from hostile_files import (
     yuv4mpeg,
 )
 
-from adapter_llm.serve import headers, probe
-from adapter_llm.serve.headers import MAX_SCANS, PICTURES, PROBE, check_header
-from adapter_llm.serve.limits import MediaLimits
-from adapter_llm.serve.probe import look
+from adapter_llm.strangers import headers, probe
+from adapter_llm.strangers.headers import MAX_SCANS, PICTURES, PROBE, check_header
+from adapter_llm.strangers.limits import MediaLimits
+from adapter_llm.strangers.probe import look
 from imagebind_encoder.media.source import MediaError
 
 LIMITS = MediaLimits(max_pixels=1000, max_frame_pixels=2000, max_seconds=90.0, reading_seconds=20.0)

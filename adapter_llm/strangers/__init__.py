@@ -1,0 +1,1 @@
+"""What strangers send: limits, looks at headers before anything is decoded, and downloads from public addresses."""
