@@ -14,7 +14,7 @@ from .device import seeded
 from .llama import execution_device
 from .model import AdapterLLM
 from .processing import Processor, Question
-from .results import GenerationOptions, Result
+from .results import GenerationOptions, NoNumbers, Result
 from .writing import Draft
 
 
@@ -92,6 +92,8 @@ class Answerer:
             batch.step()
         if piece := draft.take():
             yield piece
+        if draft.error:
+            raise NoNumbers
 
     def answer(
         self,
@@ -152,6 +154,12 @@ class Answerer:
                 "shorten it"
             )
         return [min(wanted, self.max_length - length) for length in lengths]
+
+
+def check_no_beams(options: GenerationOptions) -> None:
+    """Raise ValueError for a search, which knows its answer at the end alone."""
+    if options.num_beams > 1:
+        raise ValueError("beams cannot be streamed: which one wins is known at the end; use ask")
 
 
 def _asked(question: Question) -> str:

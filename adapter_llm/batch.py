@@ -39,15 +39,18 @@ class RunningBatch:
 
         If this raises, the batch is as it was.
         """
-        if not drafts:
-            return []
         for draft in drafts:
             draft.begin()
+        full = [draft for draft in drafts if draft.finish_reason is not None]
+        drafts = [draft for draft in drafts if draft.finish_reason is None]
+        if not drafts:
+            return full
         input_ids, mask = padded([draft.input_ids + draft.ids for draft in drafts], self._pad, self._device)
         state = _side_by_side([draft.state for draft in drafts])
         # without a config every layer keeps all that it reads: windows of attention are the mask's affair
         cache = DynamicCache()
         logits = self._forward(input_ids, mask, state, cache)
+        tokens = _draw(drafts, logits)
         mask = F.pad(mask, (0, 1), value=1)
         if self._cache is None:
             self.drafts, self._cache, self._mask, self._state = list(drafts), cache, mask, state
@@ -56,8 +59,8 @@ class RunningBatch:
             merged = _side_by_side([part for part, _ in parts], [count for _, count in parts])
             self._mask = _merge(self._cache, cache, self._mask, mask)
             self.drafts, self._state = [*self.drafts, *drafts], merged
-        self._add(drafts, logits)
-        return self._sort_out()
+        _add(drafts, tokens, logits)
+        return full + self._sort_out()
 
     @torch.inference_mode()
     def step(self) -> list[Draft]:
@@ -66,8 +69,9 @@ class RunningBatch:
             return []
         last = torch.tensor([draft.ids[-1:] for draft in self.drafts], device=self._device)
         logits = self._forward(last, self._mask, self._state, self._cache)
+        tokens = _draw(self.drafts, logits)
         self._mask = F.pad(self._mask, (0, 1), value=1)
-        self._add(self.drafts, logits)
+        _add(self.drafts, tokens, logits)
         return self._sort_out()
 
     @torch.inference_mode()
@@ -86,11 +90,6 @@ class RunningBatch:
     def _forward(self, input_ids: Tensor, mask: Tensor, state: AdapterState | None, cache: DynamicCache) -> Tensor:
         output = self._model(input_ids, mask, state, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return output.logits[:, -1].to(self._device, torch.float32)
-
-    def _add(self, drafts: Sequence[Draft], logits: Tensor) -> None:
-        tokens = draw(logits, [draft.options for draft in drafts], [draft.generator for draft in drafts])
-        for draft, token, row in zip(drafts, tokens, logits, strict=True):
-            draft.add(token, row)
 
     def _sort_out(self) -> list[Draft]:
         ended = [draft for draft in self.drafts if draft.finish_reason is not None]
@@ -111,6 +110,15 @@ class RunningBatch:
         if self._state is not None:
             self._state = self._state[rows.to(self._state.keys.device)]
         return ended
+
+
+def _draw(drafts: Sequence[Draft], logits: Tensor) -> list[int | None]:
+    return draw(logits, [draft.options for draft in drafts], [draft.generator for draft in drafts])
+
+
+def _add(drafts: Sequence[Draft], tokens: Sequence[int | None], logits: Tensor) -> None:
+    for draft, token, row in zip(drafts, tokens, logits, strict=True):
+        draft.add(token, row)
 
 
 def _merge(cache: DynamicCache, other: DynamicCache, mask: Tensor, other_mask: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from imagebind_encoder.config import EncoderConfig
 
 from .adapter import AdapterState
-from .answering import Answerer
+from .answering import Answerer, check_no_beams
 from .batch import RunningBatch
 from .checkpoint import Checkpoint, from_pretrained
 from .device import choose_device, choose_dtype
@@ -39,7 +39,7 @@ from .processing import (
     modalities_of,
 )
 from .prompts import describe
-from .results import GenerationOptions, Result
+from .results import GenerationOptions, NoNumbers, Result
 from .retrieval import FeatureIndex, RetrievalOptions, generation_vector
 from .settings import as_published, with_settings
 from .writing import Draft
@@ -130,7 +130,10 @@ class Pipeline:
         """Like `ask`, with the numbers."""
         request = self.perception.request(prompt, inputs)
         state = self._state_of(request)
-        return self.answerer.answer([request.question], state, [state is not None], request.options)[0]
+        [result] = self.answerer.answer([request.question], state, [state is not None], request.options)
+        if result.error:
+            raise NoNumbers
+        return result
 
     def stream(self, prompt: Question | None = None, **inputs: Any) -> Iterator[str]:
         """Like `ask`, in pieces as they are written. The model works while a piece is waited for, and no longer."""
@@ -139,8 +142,7 @@ class Pipeline:
     def draft(self, prompt: Question | None = None, **inputs: Any) -> Draft:
         """Like `ask`, up to where the answer begins: the draft is written in a `batch`, among others."""
         request = self.perception.request(prompt, inputs)
-        if request.options.num_beams > 1:
-            raise ValueError("beams cannot be streamed: which one wins is known at the end; use ask")
+        check_no_beams(request.options)
         state = self._state_of(request)
         return self.answerer.drafts([request.question], state, [state is not None], request.options)[0]
 
@@ -153,19 +155,20 @@ class Pipeline:
         retrieval: RetrievalOptions | None = None,
     ) -> list[Draft]:
         """A draft for each question about its own media, loaded by the processor; what is alike is encoded together."""
+        check_no_beams(options)
         self.perception.check([], InputOptions(), retrieval)
-        state = self.perception.adapt(items, looking, retrieval)
+        state = self.perception.adapt(items, looking, retrieval) if any(items) else None
         return self.answerer.drafts(questions, state, [bool(media) for media in items], options)
 
     def batch(self) -> RunningBatch:
         """Nothing yet: drafts join it and are written together."""
         return self.answerer.batch()
 
-    def explain(self, prompt: Question | None = None, **inputs: Any) -> Explanation:
-        """The answer of `ask` with the same arguments, and how it came about: see docs/explain.md."""
+    def explain(self, prompt: Question | None = None, *, answer: Any = None, **inputs: Any) -> Explanation:
+        """The answer of `ask`, or one that was written before (`Draft.ids`), and how it came about: docs/explain.md."""
         from .explain import explain  # looks at every layer: nothing of it is needed otherwise
 
-        return explain(self.cached(None), prompt, **inputs)  # it looks at the inputs themselves
+        return explain(self.cached(None), prompt, answer, **inputs)  # it looks at the inputs themselves
 
     def caption(
         self,

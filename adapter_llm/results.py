@@ -59,6 +59,13 @@ class GenerationOptions:
         return {**kwargs, "do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
 
 
+class NoNumbers(ArithmeticError):
+    """The model overflowed: what it computed for an input is no number."""
+
+    def __init__(self) -> None:
+        super().__init__("the model computed no numbers for this input; give another dtype, such as float32")
+
+
 @dataclass(frozen=True)
 class TokenLogprob:
     """A token of an answer, and how likely the model held it and others, before temperature and top_p."""

@@ -21,12 +21,19 @@ def generator(seed: int | None, device: torch.device) -> Generator | None:
     return None if seed is None else Generator(device).manual_seed(seed)
 
 
-def draw(logits: Tensor, options: Sequence[GenerationOptions], generators: Sequence[Generator | None]) -> list[int]:
-    """One token a row from logits (B, V), float32; rows of the same settings are prepared together."""
-    tokens = logits.argmax(-1).tolist()
+def draw(
+    logits: Tensor, options: Sequence[GenerationOptions], generators: Sequence[Generator | None]
+) -> list[int | None]:
+    """One token a row from logits (B, V), float32, None for a row of which one is no number.
+
+    Rows of the same settings are prepared together.
+    """
+    best = logits.max(-1)
+    sound = best.values.isfinite().tolist()
+    tokens = [token if row else None for token, row in zip(best.indices.tolist(), sound, strict=True)]
     alike: dict[tuple[float, float], list[int]] = {}
     for row, chosen in enumerate(options):
-        if chosen.temperature > 0:
+        if chosen.temperature > 0 and sound[row]:
             alike.setdefault((chosen.temperature, chosen.top_p), []).append(row)
     for (temperature, top_p), rows in alike.items():
         shares = probabilities(logits[rows], temperature, top_p)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .adapter import AdapterState
-from .results import GenerationOptions, Result, TokenLogprob
+from .results import GenerationOptions, NoNumbers, Result, TokenLogprob
 from .sampling import generator
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Draft:
         self.generator = generator(options.seed, device)
         self.ids: list[int] = []  # of the answer, without the token that ended it
         self.finish_reason: str | None = None  # None while it is being written
+        self.error: str | None = None
         self._ends = ends
         self._likely: list[tuple[float, list[tuple[int, float]]]] = []  # of each id, if asked for
         self._text = _GrowingText(tokenizer, options.stop)
@@ -57,11 +58,16 @@ class Draft:
         return len(self.ids)
 
     def begin(self) -> None:
-        """Time runs from here, the first time that this is called."""
+        """Time runs from here, the first time that this is called. Without room for a token it is the end."""
         self._started = self._started or time.perf_counter()
+        if self.room < 1:
+            self.end("length")
 
-    def add(self, token: int, logits: Tensor) -> None:
-        """The next token, and the logits (V,) that it was drawn from."""
+    def add(self, token: int | None, logits: Tensor) -> None:
+        """The next token, and the logits (V,) that it was drawn from; None if they are no numbers."""
+        if token is None:
+            self.error = str(NoNumbers())
+            return self.end("error")
         if token in self._ends:
             return self.end("stop")
         self.ids.append(token)
@@ -110,6 +116,7 @@ class Draft:
             n_tokens=self.n_tokens,
             finish_reason=self.finish_reason,
             seconds=self._seconds,
+            error=self.error,
             prompt_tokens=self.prompt_tokens,
             logprobs=self.logprobs(),
         )

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @torch.inference_mode()
-def explain(pipe: Any, prompt: Any = None, **inputs: Any) -> Explanation:
-    """The answer of `pipe.ask` with the same arguments, and how it came about.
+def explain(pipe: Any, prompt: Any = None, written: Sequence[int] | None = None, **inputs: Any) -> Explanation:
+    """The answer of `pipe.ask` with the same arguments, or the one that was `written`, and how it came about.
 
     Costs the answer, one pass of the decoder over prompt and answer with the adapter and one without, and a second
     look at each input. With a `state` there are no views: what it was made of is no longer known. Raises what `ask`
@@ -38,7 +38,9 @@ def explain(pipe: Any, prompt: Any = None, **inputs: Any) -> Explanation:
     if request.seen:
         features, encoded = _features(pipe, request.seen)
         state = model.adapt(features)
-    answer = answerer.generate([request.question], state, [True], request.options)[0]
+    if written is None:
+        written = answerer.generate([request.question], state, [True], request.options)[0]
+    answer = list(written)
     asked = pipe.processor.tokenize([request.question], [True], pipe.device)[0]
     text = torch.cat([asked, asked.new_tensor([answer])], dim=1)
     recording = record(model, text, state, keep=len(answer) + 1)

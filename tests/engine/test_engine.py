@@ -222,3 +222,43 @@ def test_closing_waits_no_longer_than_it_may(pipe):
 def test_wrong_sizes(pipe, wrong):
     with pytest.raises(ValueError, match="must be at least"):
         Engine(pipe, **wrong)
+
+
+def test_one_task_a_step(pipe):
+    steps, done = [], []
+    with running(pipe) as engine, slow(pipe), folders.says(pipe, "word " * 400):
+        answer = engine.submit(pipe.draft("Hi", **LONG))
+        until(lambda: engine.counts.steps > 2)
+        callers = [threading.Thread(target=lambda: done.append(engine.run(lambda: steps.append(engine._steps))))
+                   for _ in range(4)]  # fmt: skip
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        answer.cancel()
+    assert len(set(steps)) == len(done) == 4, "answers went on between them"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_that_breaks_down_leaves_nobody_waiting(pipe, monkeypatch):
+    engine = Engine(pipe, batch_size=1)
+    with slow(pipe), folders.says(pipe, "word " * 400):
+        answers = [engine.submit(pipe.draft("Hi", **LONG)) for _ in range(2)]
+        until(lambda: engine.counts.running == 1)
+        monkeypatch.setattr(engine, "_advance", lambda: 1 / 0)
+        for answer in answers:
+            with pytest.raises(EngineClosed, match="broke down"):
+                answer.result()
+    engine._thread.join(20)
+    assert not engine.alive
+    with pytest.raises(EngineClosed):
+        engine.submit(pipe.draft("Hi"))
+
+
+def test_drafts_of_weights_that_come_and_go_are_made_by_the_engine(pipe):
+    with running(pipe) as engine:
+        assert engine.alive
+        assert engine.prepare(lambda: threading.current_thread().name) == threading.current_thread().name
+        engine._visiting = True
+        assert engine.prepare(lambda: threading.current_thread().name) == "engine"
+    assert not engine.alive

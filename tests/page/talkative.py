@@ -12,9 +12,9 @@ from adapter_llm.pipeline import Pipeline
 class Talkative:
     """`pipe`, and `encoded`: how many inputs were encoded so far."""
 
-    def __init__(self, folder, decoder):
+    def __init__(self, folder, decoder, **options):
         folders.save_weights(folder, decoder, sizes=folders.every_sense())
-        self.pipe = Pipeline.from_pretrained(folder, llm=decoder, device="cpu", dtype="float32")
+        self.pipe = Pipeline.from_pretrained(folder, llm=decoder, device="cpu", dtype="float32", **options)
         self.encoded, self._delay, self._hurry = 0, 0.0, Event()
         words = self.pipe.processor.tokenizer
         texts = [words.decode([token]) for token in range(len(words))]

@@ -6,17 +6,17 @@ Whoever asks makes a draft in a thread of his own (media are read and encoded th
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from queue import SimpleQueue
 from threading import Condition, Thread
 from typing import Any, TypeVar
 
-from .pipeline import Pipeline
-from .results import Result, TokenLogprob
-from .writing import Draft
+from ..pipeline import Pipeline
+from ..results import NoNumbers
+from ..writing import Draft
+from .answer import Answer, Event, Tell
 
 T = TypeVar("T")
 
@@ -30,14 +30,6 @@ class EngineClosed(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Piece:
-    """The next words of an answer, and the log probabilities of its next tokens, if they were asked for."""
-
-    text: str
-    logprobs: tuple[TokenLogprob, ...] | None = None
-
-
-@dataclass(frozen=True)
 class EngineCounts:
     """What the engine is doing, and has done."""
 
@@ -45,58 +37,6 @@ class EngineCounts:
     waiting: int
     tokens: int  # written so far
     steps: int  # so far, each of a token for all that were running
-
-
-Event = Piece | Result | Exception
-Tell = Callable[[Event], Any]
-
-
-class Answer:
-    """An answer on its way: pieces, then a Result or an exception. Made by `Engine.submit`."""
-
-    def __init__(self, engine: Engine, draft: Draft, tell: Tell | None) -> None:
-        self.draft = draft
-        self._engine = engine
-        self._events: SimpleQueue[Event] = SimpleQueue()
-        self._tell = tell or self._events.put
-        self._end: Event | None = None
-        self._logged = 0  # tokens whose log probabilities were told
-
-    def __iter__(self) -> Iterator[Piece]:
-        """Its pieces, once, while they are written; raises what went wrong. Leaving the loop cancels the rest."""
-        try:
-            while self._end is None:
-                event = self._events.get()
-                if isinstance(event, Piece):
-                    yield event
-                else:
-                    self._end = event
-        finally:
-            self.cancel()
-        if isinstance(self._end, Exception):
-            raise self._end
-
-    def result(self) -> Result:
-        """Wait for the end; raises what went wrong. Not for an answer with a `tell` of its own."""
-        for _ in self:
-            pass
-        return self._end
-
-    def cancel(self) -> None:
-        """Stop here; what is written stays. An answer that has ended stays as it is."""
-        self._engine.cancel(self)
-
-    @property
-    def position(self) -> int:
-        """How many places until it is written: 0 while it is, or when it has ended."""
-        return self._engine.position(self)
-
-    def say(self) -> None:
-        """Tell what is new."""
-        text, logprobs = self.draft.take(), self.draft.logprobs(self._logged)
-        if text or logprobs:
-            self._logged += len(logprobs or ())
-            self._tell(Piece(text, logprobs))
 
 
 class Engine:
@@ -107,6 +47,7 @@ class Engine:
             raise ValueError("batch_size must be at least 1, and waiting at least 0")
         self.batch_size, self.waiting = batch_size, waiting
         self._batch = pipe.batch()
+        self._visiting = any(weight.device.type == "meta" for weight in pipe.model.llama.parameters())
         self._running: dict[Draft, Answer] = {}
         self._waiting: deque[Answer] = deque()
         self._cancelled: set[Answer] = set()
@@ -132,6 +73,15 @@ class Engine:
             self._waiting.append(answer)
             self._news.notify_all()
         return answer
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes questions."""
+        return not self._closed and self._thread.is_alive()
+
+    def prepare(self, work: Callable[[], T]) -> T:
+        """Make drafts: here, beside what is written; by the engine, if the model's weights come and go meanwhile."""
+        return self.run(work) if self._visiting else work()
 
     def run(self, work: Callable[[], T]) -> T:
         """Call something between two steps, when nothing else uses the model, and return what it returns."""
@@ -169,27 +119,46 @@ class Engine:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while True:
+        try:
+            while self._turn():
+                pass
+        except BaseException as error:  # nobody is to wait for an engine that is gone
             with self._news:
-                while not (self._waiting or self._running or self._tasks or self._closed):
-                    self._news.wait()
-                if not (self._waiting or self._running or self._tasks):
-                    return
-                tasks = [self._tasks.popleft() for _ in range(len(self._tasks))]
-                gone, self._cancelled = self._cancelled, set()
-                unwanted = [answer for answer in self._waiting if answer in gone]
-                for answer in unwanted:
-                    self._waiting.remove(answer)
-            for future, work in tasks:
-                _settle(future, work)
+                self._closed = True
+                left = [*self._running.values(), *self._waiting]
+                tasks, self._tasks = self._tasks, deque()
+                self._running.clear()
+                self._waiting.clear()
+            for answer in left:
+                answer.draft.end("error")
+                self._end(answer, EngineClosed(f"the engine broke down ({type(error).__name__}: {error})"))
+            for future, _ in tasks:
+                future.set_exception(EngineClosed("the engine broke down"))
+            raise
+
+    def _turn(self) -> bool:
+        """Wait for something to do, and take a step; False at the end."""
+        with self._news:
+            while not (self._waiting or self._running or self._tasks or self._closed):
+                self._news.wait()
+            if not (self._waiting or self._running or self._tasks):
+                return False
+            task = self._tasks.popleft() if self._tasks else None
+            gone, self._cancelled = self._cancelled, set()
+            unwanted = [answer for answer in self._waiting if answer in gone]
             for answer in unwanted:
-                answer.draft.end("cancelled")
-                self._end(answer, answer.draft.result())
-            for answer in gone:
-                self._batch.leave(answer.draft)
-            self._finish()
-            self._advance()
-            self._finish()
+                self._waiting.remove(answer)
+        if task is not None:
+            _settle(*task)
+        for answer in unwanted:
+            answer.draft.end("cancelled")
+            self._end(answer, answer.draft.result())
+        for answer in gone:
+            self._batch.leave(answer.draft)
+        self._finish()
+        self._advance()
+        self._finish()
+        return True
 
     def _advance(self) -> None:
         """A step for those that are being written, and the first one for those that there is room for."""
@@ -220,7 +189,9 @@ class Engine:
                     error = own
             if draft.finish_reason is None:
                 draft.end("error")
-                self._end(self._running.pop(draft), error)
+                with self._news:
+                    answer = self._running.pop(draft)
+                self._end(answer, error)
 
     def _finish(self) -> None:
         """Tell what is new of each, and let go of those that have ended."""
@@ -233,14 +204,14 @@ class Engine:
             else:
                 if draft.finish_reason is None:
                     continue
-                self._end(answer, draft.result())
+                self._end(answer, NoNumbers() if draft.error else draft.result())
             with self._news:
                 del self._running[draft]
                 self._tokens += draft.n_tokens
 
     def _end(self, answer: Answer, event: Event) -> None:
         with suppress(Exception):  # as above; nothing is left to be stopped
-            answer._tell(event)
+            answer.tell(event)
 
 
 def _settle(future: Future, work: Callable[[], Any]) -> None:
