@@ -21,7 +21,7 @@ import torch
 pytest_plugins = ["tiny_pipeline"]
 
 MARKERS = {
-    "slow": "takes more than a few seconds",
+    "slow": "takes a minute or more; run with --slow alone",
     "gpu": "needs a GPU",
     "weights": "needs the trained default weights and the parts they are used with, which it may fetch",
     "loopback": "may talk to this machine over the loopback interface",
@@ -40,6 +40,14 @@ def pytest_addoption(parser):
         default=Path(__file__).parent / "golden",
         help="folder of recorded numbers for the parity tests (default: the small one in tests/golden)",
     )
+    parser.addoption("--slow", action="store_true", help="run the tests that take minutes, too")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="takes a minute or more; give --slow"))
 
 
 def pytest_configure(config):

@@ -11,11 +11,11 @@ from .layout import Parts, arrange
 from .media import MediaEvents
 from .owners import visitor_of
 from .questions import QuestionEvents
+from .readers import WAITING
 
-READERS = 2  # files that are looked at at once
 NOW = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 LATER = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-READING = {**LATER, "concurrency_limit": READERS, "concurrency_id": "reading"}
+READING = {**LATER, "concurrency_limit": WAITING, "concurrency_id": "reading"}  # each keeps a thread
 
 
 def build(context: Context) -> gr.Blocks:
@@ -53,8 +53,8 @@ def _begin_and_end(page: gr.Blocks, context: Context, parts: Parts) -> None:
 def _questions(events: QuestionEvents, parts: Parts) -> None:
     asked = [parts.chat, parts.box, parts.status, *_cards(parts)]
     begun = [
-        parts.box.submit(events.ask, parts.box, asked, **READING),
-        parts.chat.example_select(events.example, None, asked, **READING),
+        parts.box.submit(events.ask, parts.box, asked, **LATER),
+        parts.chat.example_select(events.example, None, asked, **LATER),
         parts.chat.retry(events.retry, None, asked, **NOW),
         parts.chat.edit(events.edit, None, asked, **NOW),
     ]

@@ -8,67 +8,88 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from imagebind_encoder.media.patience import reading_limits
+from imagebind_encoder.media.source import MediaError, describe
 
 from ..cli import sentence
 from ..encoding import INPUT_ERRORS
 from ..engine import Engine, EngineBusy, EngineClosed, Piece
-from ..results import GenerationOptions, Result
+from ..results import GenerationOptions, NoNumbers, Result
+from ..strangers.headers import check_header
+from ..strangers.limits import MediaLimits
 from .attachments import Attachment, media_of
-from .conversation import Message, Turn
-from .sessions import Session
+from .conversation import Conversation, Message, Turn
+from .sessions import Session, Writing
 
 if TYPE_CHECKING:
     from ..pipeline import Pipeline
     from ..retrieval import RetrievalOptions
+    from ..writing import Draft
 
 PATIENCE = 0.5  # seconds between two looks at the queue
 SEEDS = 2**31
-READING, STRANGERS_READING = 600.0, 30.0  # seconds that a recording may take to be read
-EXPECTED = (*INPUT_ERRORS, EngineBusy, EngineClosed)  # what a person can cause; the rest goes to the log, too
+READING = 120.0  # seconds that a recording may take to be read
+LIMITS = MediaLimits()
+PICTURES = ("image", "depth", "thermal")
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # what such files begin with
+EXPECTED = (*INPUT_ERRORS, EngineBusy, EngineClosed, NoNumbers)  # what people can cause; the rest goes to the log, too
 
 
 def checked(attachment: Attachment, pipe: Pipeline, strangers: bool = False) -> Attachment:
     """The same, looked at: what is wrong with it is known before a question is asked, and its features are cached.
 
-    What `strangers` give is looked at with more care: by its header first, and with less patience.
+    Its header is read first, and the rest with `READING` seconds of patience: kilobytes can unpack to gigabytes.
+    TIFF, of which no header tells what it unpacks to, is not taken from `strangers`.
     """
     if not attachment.keyword:
         return attachment
     try:
-        if strangers and attachment.path is not None and attachment.keyword in ("image", "video", "audio"):
-            from ..strangers.headers import check_header
-            from ..strangers.limits import MediaLimits
-
-            check_header(attachment.keyword, attachment.path.read_bytes(), MediaLimits())
-        with reading_limits(STRANGERS_READING if strangers else READING):
+        if attachment.path is not None:
+            _check_file(attachment.keyword, attachment.path, strangers)
+        with reading_limits(READING):
             pipe.features(**{attachment.keyword: attachment.source})
     except Exception as error:
         return replace(attachment, problem=explained(error, [attachment]))
     return replace(attachment, problem=None)
 
 
+def _check_file(keyword: str, path: Path, strangers: bool) -> None:
+    """Raises MediaError, by the header, for what would take too much to read."""
+    picture = keyword in PICTURES and path.suffix.lower() != ".npy"
+    if not picture and keyword not in ("video", "audio"):
+        return
+    data = path.read_bytes()
+    if picture and data.startswith(TIFF) and not strangers:
+        return
+    try:
+        check_header("image" if picture else keyword, data, LIMITS)
+    except MediaError as error:
+        raise MediaError(str(error).replace(describe(data), describe(path))) from error
+
+
 def write(
     session: Session,
-    turn: Turn,
+    writing: Writing,
     pipe: Pipeline,
     engine: Engine,
     options: GenerationOptions,
     retrieval: RetrievalOptions | None = None,
 ) -> Iterator[None]:
-    """Have the last turn answered; it grows from one yield to the next. What goes wrong becomes its problem."""
-    attachments, answer = list(session.conversation.attachments), None
+    """Have a turn answered; it grows from one yield to the next. What goes wrong becomes its problem.
+
+    `writing` was claimed of the session by whoever calls this.
+    """
+    turn, answer = writing.turn, None
+    attachments = list(writing.conversation.attachments)
     try:
-        _prepare(session, turn, pipe, options, retrieval)
+        _prepare(writing.conversation, turn, pipe, options, retrieval)
         events: SimpleQueue = SimpleQueue()
-        with reading_limits(READING):
-            draft = pipe.draft(**turn.asked)
-        answer = session.answer = engine.submit(draft, events.put)
-        if session.stopped:  # while media were looked at
-            answer.cancel()
+        answer = engine.submit(engine.prepare(lambda: _draft(pipe, turn)), events.put)
+        writing.start(answer)
         while isinstance(event := _next(events), str):
             before = answer.position
             turn.waiting = _places(before) if before else ""
@@ -76,6 +97,7 @@ def write(
             yield
         if isinstance(event, Exception):
             raise event
+        turn.ids = answer.draft.ids
         _finish(turn, event)
     except Exception as error:
         turn.problem = explained(error, attachments)
@@ -83,8 +105,7 @@ def write(
         turn.waiting = ""
         if answer is not None:
             answer.cancel()  # the page is gone; an answer that has ended stays as it is
-        if session.turn is turn:
-            session.turn = session.answer = None
+        session.finish(writing)
     yield
 
 
@@ -98,11 +119,20 @@ def explained(error: Exception, attachments: Sequence[Attachment] = ()) -> str:
     return words
 
 
+def _draft(pipe: Pipeline, turn: Turn) -> Draft:
+    with reading_limits(READING):  # of the thread that reads
+        return pipe.draft(**turn.asked)
+
+
 def _prepare(
-    session: Session, turn: Turn, pipe: Pipeline, options: GenerationOptions, retrieval: RetrievalOptions | None
+    conversation: Conversation,
+    turn: Turn,
+    pipe: Pipeline,
+    options: GenerationOptions,
+    retrieval: RetrievalOptions | None,
 ) -> None:
     """What the model is given: as much of the conversation as there is room for, the media, the settings."""
-    media = media_of(session.conversation.attachments)
+    media = media_of(conversation.attachments)
     if options.temperature > 0 and options.seed is None:
         options = replace(options, seed=secrets.randbelow(SEEDS))  # known, so that the answer can be explained
     limit = pipe.answerer.max_length
@@ -111,7 +141,7 @@ def _prepare(
         length = pipe.processor.tokenize([messages], [bool(media)], pipe.device)[0].shape[1]
         return limit is None or length + min(options.max_new_tokens, limit // 4) <= limit
 
-    messages, left_out = session.conversation.messages(fits)
+    messages, left_out = conversation.messages(fits)
     if left_out:
         oldest = "oldest question no longer fits" if left_out == 1 else f"{left_out} oldest questions no longer fit"
         turn.note = f"The {oldest} into the model's {limit} tokens: this answer does not know of it."

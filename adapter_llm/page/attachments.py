@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from imagebind_encoder.media.source import describe
+from imagebind_encoder.media.text import MAX_CHARACTERS
 
 from ..words import listed
 
@@ -53,7 +54,7 @@ CALLED = {  # what people are told of a keyword
     "point": "point cloud",
 }
 MOST = 8  # attachments of a conversation
-LONGEST = 20_000  # characters of a question, or of words to look at: more than any of these models reads
+LONGEST = 20_000  # characters of a question: more than any of these models reads
 HEAVIEST = 2.0  # weight that the page offers; in the mean only ratios count
 
 
@@ -119,8 +120,8 @@ def from_words(words: str) -> Attachment:
     Raises ValueError for too many.
     """
     words = " ".join(words.split())
-    if len(words) > LONGEST:
-        raise ValueError(f"these are {len(words)} characters; give at most {LONGEST}")
+    if len(words) > MAX_CHARACTERS:
+        raise ValueError(f"these are {len(words)} characters; give at most {MAX_CHARACTERS}")
     name = words if len(words) <= 40 else words[:39].rstrip() + "…"
     return Attachment(f"“{name}”", "text", ("text",), words=words)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from .asking import checked, explained
 from .attachments import CALLED, MOST, Attachment, from_file
 from .chat import messages
 from .owners import new_folder, owned, visitor_of
+from .readers import Readers
 from .sessions import Session, Sessions
 from .settings import PageSettings
 
@@ -33,6 +34,7 @@ class Context:
     settings: PageSettings
     sessions: Sessions
     cookie: str
+    readers: Readers = field(default_factory=Readers)
 
     def session(self, request: gr.Request) -> Session:
         """The session of the page that asks. Raises PageClosed."""
@@ -50,7 +52,9 @@ class Context:
         return self.checked(from_file(Path(copy), self.pipe.keywords))
 
     def checked(self, attachment: Attachment) -> Attachment:
-        return checked(attachment, self.pipe, self.settings.strangers)
+        """Raises ValueError if too many files are waiting to be looked at."""
+        with self.readers.place():
+            return checked(attachment, self.pipe, self.settings.strangers)
 
     def new_folder(self, session: Session) -> Path:
         """A folder that goes with the session."""
@@ -65,9 +69,9 @@ class Context:
         except ValueError as error:
             yield [problem(str(error)), *same()]
             return
-        yield ["Looking at it …", *same()]
+        yield [_looking(self.readers.before), *same()]
         status = ""
-        with session.lock:
+        with session.looking:
             try:
                 change(session)
             except Exception as error:
@@ -106,6 +110,12 @@ def same() -> Shown:
 
 def problem(words: str) -> str:
     return f"<div class='problem' role='alert'>{escape(words)}</div>"
+
+
+def _looking(before: int) -> str:
+    if not before:
+        return "Looking at it …"
+    return f"{before} file{' is' if before == 1 else 's are'} before yours; then it is looked at …"
 
 
 def _name(one: Attachment) -> str:

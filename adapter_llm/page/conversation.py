@@ -21,7 +21,8 @@ class Turn:
     waiting: str = ""  # why there is no answer yet
     problem: str = ""  # why there will be none
     note: str = ""  # what should be known about the answer
-    asked: dict[str, Any] = field(default_factory=dict)  # what the model was given, to explain the answer later
+    asked: dict[str, Any] = field(default_factory=dict)  # what the model was given, and
+    ids: list[int] = field(default_factory=list)  # the tokens that it wrote: to explain the answer later
 
     @property
     def answered(self) -> bool:
@@ -87,10 +88,6 @@ class Conversation:
         turn = Turn(question or old.question, old.shown)
         self.turns.append(turn)
         return turn
-
-    def clear(self) -> None:
-        self.turns.clear()
-        self.attachments.clear()
 
     def messages(self, fits: Callable[[Sequence[Message]], bool]) -> tuple[list[Message], int]:
         """The last question and what went before, as messages, and how many of the oldest turns were left out.

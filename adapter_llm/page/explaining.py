@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagebind_encoder.config import Modality
+from imagebind_encoder.media.patience import reading_limits
 
 from ..engine import Engine
 from ..plots import PlotError, save
@@ -24,16 +25,24 @@ MUCH = 4.0  # natural log of how much likelier a word became, that is drawn in f
 SHOWN = 2  # views; the figure has more
 COLOURS = ((37, 52, 94), (38, 130, 142), (253, 231, 37))  # of nothing, some, and most
 WIDTH = 320  # pixels
+READING = 30.0  # seconds that a recording may take to be read
 
 
 def explain(turn: Turn | None, pipe: Pipeline, engine: Engine, figure: Path) -> tuple[str, Path | None]:
     """What is to be said about the last answer, as HTML, and the drawn figure, if it could be drawn.
 
+    It is the very answer that was written, also one that was stopped: looked at once more, not written anew.
+
     Raises ValueError if there is nothing to explain, and what the pipeline raises.
     """
     if turn is None or not turn.answered:
         raise ValueError("there is no answer yet; ask something about a picture or another input first")
-    told = engine.run(lambda: pipe.explain(**turn.asked))
+
+    def look() -> Explanation:
+        with reading_limits(READING):  # of the thread that reads: nobody's answer grows meanwhile
+            return pipe.explain(**turn.asked, answer=turn.ids)
+
+    told = engine.run(look)
     words = _words(told) + "".join(map(_picture, told.views[:SHOWN]))
     try:
         save(told, figure)

@@ -50,7 +50,13 @@ class Page:
             context = Context(pipe.cached(FeatureCache(REMEMBERED)), self.engine, settings, self.sessions, cookie)
             self.blocks = build(context).queue(max_size=None, default_concurrency_limit=None)
             undo.callback(self.blocks.close, verbose=False)
-            keeper = Middleware(Visitors, sessions=self.sessions, cookie=cookie, max_file_size=settings.max_file_size)
+            keeper = Middleware(
+                Visitors,
+                sessions=self.sessions,
+                cookie=cookie,
+                max_file_size=settings.max_file_size,
+                hosts=settings.hosts,
+            )
             self.blocks.launch(
                 server_name=settings.host,
                 server_port=port,
@@ -102,7 +108,8 @@ def serve(pipe: Pipeline, settings: PageSettings) -> None:
         before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             print(f"The page is at {page.url} (Ctrl-C ends it)", file=sys.stderr, flush=True)
-            ended.wait()
+            while not ended.wait(0.5):  # on Windows, Ctrl-C does not wake whoever waits without an end
+                pass
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -16,6 +16,7 @@ from .footer import footer
 from .settings import PageSettings
 
 LONGEST = 512  # tokens, and the ranges below: those of the originals' demos
+ALONE = "The loaded weights know no conversations: each question is asked without what was said before."
 THEME = """() => {
     const dark = document.body.classList.toggle("dark");
     localStorage.setItem("adapter_llm_theme", dark ? "dark" : "light");
@@ -74,7 +75,7 @@ def arrange(pipe: Pipeline, settings: PageSettings, examples: Sequence[Example])
         with gr.Column(scale=5, min_width=320, elem_id="talk"):
             _talk(parts, taken, examples)
         with gr.Column(scale=2, min_width=300, elem_id="side"):
-            _media(parts, taken)
+            _media(parts, taken, alone=pipe.config.prompt.template == "alpaca")
             _sampling(parts, settings)
             if pipe.index is not None:
                 _retrieval(parts, settings)
@@ -126,7 +127,7 @@ def _talk(parts: Parts, taken: Sequence[str], examples: Sequence[Example]) -> No
     parts.status = gr.HTML(elem_id="status")
 
 
-def _media(parts: Parts, taken: Sequence[str]) -> None:
+def _media(parts: Parts, taken: Sequence[str], alone: bool) -> None:
     with gr.Column(elem_id="media", elem_classes="card"):
         gr.HTML("<h2>What it is about</h2>")
         parts.nothing = gr.HTML(
@@ -155,6 +156,8 @@ def _media(parts: Parts, taken: Sequence[str]) -> None:
                         )  # fmt: skip
         if missing := lacking(taken):
             gr.HTML(f"<p class='fine'>The loaded weights do not take {escape(missing)}.</p>", elem_id="lacking")
+        if alone:
+            gr.HTML(f"<p class='fine'>{ALONE}</p>", elem_id="alone")
 
 
 def _slot(number: int) -> Slot:

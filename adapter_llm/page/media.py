@@ -73,7 +73,7 @@ class MediaEvents:
             session = self.context.session(request)
         except ValueError:
             return [gr.skip(), *same()]
-        with session.lock:
+        with session.looking:
             gone = session.conversation.remove(place)
             if gone is None or not gone.in_box:
                 return [gr.skip(), *cards(session)]

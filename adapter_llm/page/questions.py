@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -15,12 +16,11 @@ from ..retrieval import RetrievalOptions
 from .asking import explained, write
 from .chat import from_text, messages
 from .context import Context, Shown, cards, conversation, problem, same
-from .conversation import Turn
 from .examples import Example
 from .explaining import explain
 from .footer import footer
 from .media import MediaEvents
-from .sessions import Session
+from .sessions import Session, Writing
 
 SMALLEST_TOP_P = 1e-3  # a slider's 0: the likeliest word alone
 EMPTY = {"text": "", "files": []}
@@ -49,14 +49,15 @@ class QuestionEvents:
             session = self.context.session(request)
         except ValueError as error:
             return [gr.skip(), gr.skip(), problem(str(error)), *same()]
-        with session.lock:
+        with session.looking:
+            talk = session.conversation
             try:
-                _require_rest(session)
+                session.require_rest()
                 attach(session)
-                session.begin(session.conversation.ask(question, describe))
+                asked = session.begin(lambda: talk.ask(question, describe), talk)
             except Exception as error:
                 return [gr.skip(), gr.skip(), problem(explained(error)), *cards(session)]
-            return [conversation(session), _busy(value=EMPTY), "", *cards(session)]
+            return [conversation(session), _busy(value=EMPTY) if asked else gr.skip(), "", *cards(session)]
 
     def retry(self, event: gr.RetryData, request: gr.Request) -> Shown:
         return self._again(event.index, None, request)
@@ -68,12 +69,11 @@ class QuestionEvents:
         """Answer the turn of this message once more; what came after it goes."""
         try:
             session = self.context.session(request)
-            with session.lock:
-                _require_rest(session)
-                places = messages(session.conversation.turns)[1]
-                place = places[int(index[0] if isinstance(index, (list, tuple)) else index)]
-                session.begin(session.conversation.again(place, question))
-                return [conversation(session), _busy(), "", *cards(session)]
+            with session.looking:
+                talk = session.conversation
+                place = messages(talk.turns)[1][int(index[0] if isinstance(index, (list, tuple)) else index)]
+                asked = session.begin(lambda: talk.again(place, question), talk)
+                return [conversation(session), _busy() if asked else gr.skip(), "", *cards(session)]
         except Exception as error:
             return [gr.skip(), gr.skip(), problem(explained(error)), *same()]
 
@@ -84,13 +84,13 @@ class QuestionEvents:
             session = self.context.session(request)
         except ValueError:  # said by `ask`
             return
-        if (turn := session.turn) is None or session.answer is not None:
+        if (writing := session.claim()) is None:
             return
-        for _ in self._steps(session, turn, chosen):
-            if turn in session.conversation.turns:  # not forgotten in the meantime
+        for _ in self._steps(session, writing, chosen):
+            if writing.conversation is session.conversation:  # not forgotten in the meantime
                 yield conversation(session)
 
-    def _steps(self, session: Session, turn: Turn, chosen: Sequence[Any]) -> Iterator[None]:
+    def _steps(self, session: Session, writing: Writing, chosen: Sequence[Any]) -> Iterator[None]:
         tokens, temperature, top_p, seed = chosen[:4]
         try:
             options = GenerationOptions(
@@ -104,10 +104,11 @@ class QuestionEvents:
                 weight, neighbours, sharpness = chosen[4:]
                 retrieval = RetrievalOptions(int(neighbours), float(sharpness), float(weight))
         except (TypeError, ValueError) as error:
-            turn.problem, session.turn = explained(error), None
+            writing.turn.problem = explained(error)
+            session.finish(writing)
             yield
             return
-        yield from write(session, turn, self.context.pipe, self.context.engine, options, retrieval)
+        yield from write(session, writing, self.context.pipe, self.context.engine, options, retrieval)
 
     def rest(self, request: gr.Request) -> Shown:
         """Take questions again, unless an answer is still being written."""
@@ -131,13 +132,22 @@ class QuestionEvents:
 
     def explain(self, request: gr.Request) -> Shown:
         try:
-            session = self.context.session(request)
-            figure = self.context.new_folder(session) / "explanation.png"
-            turns = session.conversation.turns
-            words, drawn = explain(turns[-1] if turns else None, self.context.pipe, self.context.engine, figure)
+            words, drawn = self._explained(self.context.session(request))
         except Exception as error:
             return [problem(explained(error)), gr.Image(value=None, visible=False)]
         return [words, gr.Image(value=drawn and str(drawn), visible=drawn is not None)]
+
+    def _explained(self, session: Session) -> tuple[str, Path | None]:
+        """The last answer; one at a time of each page, for the model can do nothing else meanwhile."""
+        session.require_rest()
+        if not session.explaining.acquire(blocking=False):
+            raise ValueError("the answer is being explained already; wait for it")
+        try:
+            turns = session.conversation.turns
+            figure = self.context.new_folder(session) / "explanation.png"
+            return explain(turns[-1] if turns else None, self.context.pipe, self.context.engine, figure)
+        finally:
+            session.explaining.release()
 
 
 def _seed(words: str | None) -> int | None:
@@ -146,11 +156,6 @@ def _seed(words: str | None) -> int | None:
     if words and not re.fullmatch(r"\d{1,18}", words):
         raise ValueError(f"the seed is {words!r}; write a whole number, or nothing")
     return int(words) if words else None
-
-
-def _require_rest(session: Session) -> None:
-    if session.turn is not None:
-        raise ValueError("an answer is still being written; stop it first, or wait for it")
 
 
 def _busy(**changes: Any) -> gr.MultimodalTextbox:

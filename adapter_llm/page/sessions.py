@@ -6,6 +6,8 @@ import contextlib
 import shutil
 import time
 from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, RLock
 from typing import TYPE_CHECKING
@@ -19,6 +21,28 @@ MOST_OPEN = 1000  # pages; beyond, one that was not used for long gives way
 MOST_OF_ONE = 20  # visitor's pages; beyond, the one that was not used longest gives way
 LONG = 3600.0  # seconds
 ENDED = 4000  # that are remembered
+LOST = "the connection to this page was lost, and its files were deleted; reload the page to go on"
+
+
+@dataclass(eq=False)
+class Writing:
+    """A question on its way to its answer."""
+
+    conversation: Conversation
+    turn: Turn
+    claimed: bool = False  # somebody has it written
+    stopped: bool = False
+    answer: Answer | None = None  # the engine's, once there is one
+
+    def start(self, answer: Answer) -> None:
+        self.answer = answer
+        if self.stopped:  # before there was one: while media were looked at
+            answer.cancel()
+
+    def stop(self) -> None:
+        self.stopped = True
+        if self.answer is not None:
+            self.answer.cancel()
 
 
 class Session:
@@ -27,34 +51,77 @@ class Session:
     def __init__(self, visitor: str) -> None:
         self.visitor = visitor
         self.conversation = Conversation()
-        self.lock = RLock()  # for whoever changes the conversation
-        self.turn: Turn | None = None  # asked, and its answer is not finished
-        self.answer: Answer | None = None  # the engine's, while it is written
-        self.stopped = False
+        self.looking = RLock()  # for whoever changes what the conversation is about: held while files are looked at
+        self.explaining = Lock()
         self.used = time.monotonic()
+        self.writing: Writing | None = None  # what was asked, until its answer is finished
+        self._lock = Lock()  # never held for long
         self._folders: set[Path] = set()
+        self._ended = False
+
+    @property
+    def turn(self) -> Turn | None:
+        """The question whose answer is not finished."""
+        return None if (writing := self.writing) is None else writing.turn
 
     def keep(self, folder: Path) -> None:
-        """From now on this folder is the page's, and goes with it."""
-        self._folders.add(folder)
+        """From now on this folder is the page's, and goes with it; at once, and raises PageClosed, if it has gone."""
+        with self._lock:
+            if not self._ended:
+                self._folders.add(folder)
+                return
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()  # if it was made for this folder alone
+        raise PageClosed(LOST)
 
-    def begin(self, turn: Turn | None) -> None:
-        """This turn is to be answered now."""
-        self.turn, self.stopped = turn, False
+    def require_rest(self) -> None:
+        """Raises ValueError while a question is being answered."""
+        if self.writing is not None:
+            raise ValueError("an answer is still being written; stop it first, or wait for it")
+
+    def begin(self, ask: Callable[[], Turn | None], conversation: Conversation | None = None) -> bool:
+        """Have the turn that `ask` makes answered; False if the conversation was begun anew since.
+
+        Raises ValueError while another is being answered, and what `ask` raises.
+        """
+        with self._lock:
+            if conversation is not None and conversation is not self.conversation:
+                return False
+            self.require_rest()
+            if (turn := ask()) is not None:
+                self.writing = Writing(self.conversation, turn)
+        return True
+
+    def claim(self) -> Writing | None:
+        """What is to be written, for the first who asks: it is written once."""
+        with self._lock:
+            writing = self.writing
+            if writing is None or writing.claimed:
+                return None
+            writing.claimed = True
+            return writing
+
+    def finish(self, writing: Writing) -> None:
+        """It is written, or given up."""
+        with self._lock:
+            if self.writing is writing:
+                self.writing = None
 
     def stop(self) -> None:
         """Stop the answer that is being written, or about to be."""
-        self.stopped = True
-        if (answer := self.answer) is not None:
-            answer.cancel()
+        if (writing := self.writing) is not None:
+            writing.stop()
 
-    def forget(self) -> None:
-        """Begin anew: no turns, no attachments, no files."""
-        self.stop()
-        self.turn = None
-        self.conversation.clear()
-        while self._folders:
-            shutil.rmtree(self._folders.pop(), ignore_errors=True)
+    def forget(self, ended: bool = False) -> None:
+        """Begin anew: no turns, no attachments, no files. What is under way ends, or is about what is forgotten."""
+        with self._lock:
+            self.stop()
+            self.writing, self.conversation = None, Conversation()
+            folders, self._folders = self._folders, set()
+            self._ended = self._ended or ended
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class PageClosed(ValueError):
@@ -83,9 +150,7 @@ class Sessions:
         crowded = None
         with self._lock:
             if name in self._ended:
-                raise PageClosed(
-                    "the connection to this page was lost, and its files were deleted; reload the page to go on"
-                )
+                raise PageClosed(LOST)
             session = self._open.get(name)
             if session is None:
                 crowded = self._crowded(visitor)
@@ -125,13 +190,12 @@ class Sessions:
                 return
             session = self._open.pop(name, None)
             self._ended.append(name)
-            last = session is not None and all(other.visitor != session.visitor for other in self._open.values())
         if session is None:
             return
-        session.forget()
-        if last and session.visitor:
-            with contextlib.suppress(OSError):
-                shutil.rmtree(self.folder / session.visitor)
+        session.forget(ended=True)
+        with self._lock:  # so that nobody opens another page of this visitor's meanwhile
+            if all(other.visitor != session.visitor for other in self._open.values()):
+                shutil.rmtree(self.folder / session.visitor, ignore_errors=True)
 
     def close(self) -> None:
         for name in list(self._open):

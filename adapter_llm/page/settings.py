@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from ..results import GenerationOptions
 from ..retrieval import RetrievalOptions
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")  # names of this machine that reach nobody else
+
 
 @dataclass(frozen=True)
 class PageSettings:
@@ -25,8 +27,13 @@ class PageSettings:
 
     @property
     def strangers(self) -> bool:
-        """Whether others than the people of this machine may come."""
-        return self.share or self.host not in ("127.0.0.1", "localhost", "::1")
+        """Whether others than the people of this machine may come; who else would be asked for a password."""
+        return self.share or self.auth is not None or self.host not in LOOPBACK
+
+    @property
+    def hosts(self) -> tuple[str, ...] | None:
+        """The names that the page goes by; None where it may have others: another server's before it, the tunnel's."""
+        return None if self.strangers else LOOPBACK
 
 
 def in_bytes(size: int) -> str:

@@ -43,7 +43,9 @@ def theme() -> gr.themes.Base:
     return look.set(**light, **dark, button_border_width="1px", block_shadow="none", block_radius="14px")
 
 
+# Gradio takes its style sheet for what is inside of the page; what pops up is beside it, and entitled "Error"
 HEAD = """
+<style>.toast-title { display: none !important; }</style>
 <script>
 (() => {
     const chosen = localStorage.getItem("adapter_llm_theme");
@@ -204,7 +206,6 @@ footer { display: none !important; }
 #explain .column { gap: 10px; padding-top: 10px; }
 #explain-figure img, .looked { border-radius: 10px; }
 .looked { width: 100%; margin: 10px 0 0; display: block; }
-.toast-title { display: none !important; }
 .told { line-height: 2; font-size: 1rem; }
 .told mark {
     color: inherit; border-radius: 4px; padding: 2px 0; white-space: pre-wrap;

@@ -14,6 +14,8 @@ import math
 import re
 import shutil
 from collections import Counter
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +90,17 @@ def _with(send: Send, headers: dict[str, str]) -> Send:
 
 
 class Visitors:
-    """ASGI middleware. The visitors' folders are those of `sessions`; `cookie` is the name of their cookie."""
+    """ASGI middleware. The visitors' folders are those of `sessions`; `cookie` is the name of their cookie.
 
-    def __init__(self, app: ASGIApp, sessions: Sessions, cookie: str, max_file_size: int) -> None:
+    `hosts` are the names that the page goes by; None: any. A page elsewhere whose own name was made to point at this
+    machine would be let in by the browser, but for these.
+    """
+
+    def __init__(
+        self, app: ASGIApp, sessions: Sessions, cookie: str, max_file_size: int, hosts: Collection[str] | None = None
+    ) -> None:
         self.app, self.sessions, self.cookie, self.max_file_size = app, sessions, cookie, max_file_size
+        self.hosts = hosts
         self.folder = sessions.folder.resolve()
         self._coming: Counter[str] = Counter()  # bytes of each visitor's that are on their way
 
@@ -99,6 +108,9 @@ class Visitors:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         path, request = scope["path"], Request(scope, receive)
+        if self.hosts is not None and _host(request) not in self.hosts:
+            words = f"This page does not go by this name; open it as http://{min(self.hosts)}."
+            return await PlainTextResponse(words, 421)(scope, receive, _with(send, HEADERS))
         if path == UPLOAD or path.startswith(FILE):
             if not _signed_in(scope["app"], request):
                 answer: Response = PlainTextResponse("Sign in first.", 401)
@@ -172,12 +184,12 @@ class Visitors:
             return PlainTextResponse("There is no room for more files at the moment; try again later.", 413)
         self._coming[visitor] += length
         try:
-            return await self._received(request, new_folder(own))
+            return await self._received(request, visitor, new_folder(own))
         finally:
             self._coming[visitor] -= length
             self._coming += Counter()  # those that are 0 go
 
-    async def _received(self, request: Request, folder: Path) -> Response:
+    async def _received(self, request: Request, visitor: str, folder: Path) -> Response:
         kept = False
         upload_id = request.query_params.get("upload_id")
         try:
@@ -188,6 +200,8 @@ class Visitors:
                 upload_id,
                 upload_progress=file_upload_statuses if upload_id else None,
             )
+            if not self.sessions.has(visitor):  # any more
+                return PlainTextResponse("The page was closed.", 403)
             kept = True
             return JSONResponse([str(file) for file in files])
         except MultiPartException as error:
@@ -201,6 +215,8 @@ class Visitors:
         finally:
             if not kept:
                 shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError):
+                    folder.parent.rmdir()  # if nothing else is there
 
     def _file(self, request: Request, path: str) -> Response:
         if request.method not in ("GET", "HEAD"):
@@ -212,6 +228,12 @@ class Visitors:
             return file_fetch(str(Path(path).resolve()), request, blocks, request.scope["app"].uploaded_file_dir)
         except (HTTPException, OSError, ValueError):
             return PlainTextResponse("This file is not here, or not yours.", 403)
+
+
+def _host(request: Request) -> str:
+    """The name that a request calls this machine by, whatever is in it; Starlette's own gives up where it is odd."""
+    name = request.headers.get("host", "").strip().lower()
+    return name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0].rstrip(".")
 
 
 def _signed_in(app: Any, request: Request) -> bool:

@@ -28,7 +28,7 @@ def test_a_question_about_an_example_photo(visit, expected):
     ann.find("#chat .example").filter(has_text=WHAT).click()
     ann.until(lambda: ann.answers, "an answer")
     assert ann.answer() == expected(image=PHOTO)
-    assert ann.questions == [WHAT] and ann.cards.count() == 1
+    ann.until(lambda: ann.questions == [WHAT] and ann.cards.count() == 1, "one question and one card")
     assert ann.find("#chat [data-testid=user] img").evaluate("image => image.naturalWidth") > 100
 
 

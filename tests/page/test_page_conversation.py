@@ -190,10 +190,3 @@ def test_the_oldest_turns_are_left_out_until_the_rest_fits(most):
     assert len(found) == max(1, most - (most + 1) % 2) and left_out == 3 - len(found) // 2
     assert found[-1] == {"role": "user", "content": "four"}
     assert [one["content"] for one in found[:-1:2]] == ["one", "two", "three"][left_out:]
-
-
-def test_clearing_forgets_everything():
-    conversation = talked("one")
-    conversation.attach(Attachment("a.png", "image"))
-    conversation.clear()
-    assert conversation.turns == [] and conversation.attachments == []

@@ -106,7 +106,8 @@ def test_it_is_bright_by_day_and_dark_by_night_and_can_be_read_at_both(visit, sc
 
 def test_it_can_be_used_with_the_keyboard_alone(visit):
     ann = visit()
-    ann.page.keyboard.type(WHAT)  # the question box is where one begins to type
+    ann.until(lambda: ann.box.evaluate("box => box === document.activeElement"), "the question box to be typed into")
+    ann.page.keyboard.type(WHAT)
     ann.page.keyboard.press("Shift+Enter")
     ann.page.keyboard.type("And where?")
     ann.page.keyboard.press("Enter")

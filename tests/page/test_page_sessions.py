@@ -19,6 +19,14 @@ class Answer:
         self.cancelled = True
 
 
+def written(session):
+    """The answer to a question of this page, on its way."""
+    session.begin(lambda: session.conversation.ask("What?", str))
+    answer = Answer()
+    session.claim().start(answer)
+    return answer
+
+
 def upload(sessions, page, visitor):
     """A file of this page, in a folder that the page keeps."""
     folder = sessions.folder / visitor / page
@@ -44,8 +52,7 @@ def test_nobody_takes_part_in_the_conversation_of_another(sessions):
 
 def test_a_page_that_ends_takes_its_files_and_its_answer_along(sessions):
     ann, bob = upload(sessions, "a", "ann"), upload(sessions, "b", "bob")
-    answers = {page: Answer() for page in "ab"}
-    sessions.get("a", "ann").answer, sessions.get("b", "bob").answer = answers["a"], answers["b"]
+    answers = {"a": written(sessions.get("a", "ann")), "b": written(sessions.get("b", "bob"))}
     sessions.end("a")
     assert not (sessions.folder / "ann").exists() and not ann.exists() and bob.exists()
     assert answers["a"].cancelled and not answers["b"].cancelled
@@ -73,11 +80,10 @@ def test_ending_twice_or_what_never_was_is_no_matter(sessions):
 def test_forgetting_keeps_the_page_and_removes_the_rest(sessions):
     file = upload(sessions, "a", "ann")
     session = sessions.get("a", "ann")
-    session.answer = Answer()
-    session.conversation.ask("What?", str)
+    answer = written(session)
     session.conversation.attach(from_words("a dog"))
     session.forget()
-    assert session.answer.cancelled and not file.exists()
+    assert answer.cancelled and not file.exists()
     assert session.conversation.turns == [] and session.conversation.attachments == []
     assert sessions.get("a", "ann") is session
 

@@ -160,3 +160,6 @@ class Visitor:
         field = self.find(f"#{name} input:not([type=range])")
         field.fill(str(value))
         field.press("Tab")
+        slider = self.find(f"#{name} input[type=range]")
+        if slider.count():
+            self.until(lambda: float(slider.input_value()) == value, f"{name} to be {value}")

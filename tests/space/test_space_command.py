@@ -237,7 +237,6 @@ assert not {{"transformers", "accelerate", "timm", "pyarrow"}} & set(sys.modules
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
 def test_killed_for_good_and_run_again(weights, tmp_path):
     """A real process, really killed, several times; every input is there once, and none was encoded twice."""
     photos = tmp_path / "photos"

@@ -9,7 +9,7 @@ import torch
 from adapter_llm.retrieval import FeatureIndex
 from adapter_llm.space import formats as formats_module
 from adapter_llm.space.files import MediaFile
-from adapter_llm.space.formats import COLUMNS, PARQUET_EXTRA, format_of
+from adapter_llm.space.formats import COLUMNS, format_of
 from adapter_llm.space.index import IndexFile
 from adapter_llm.space.records import OutputError, Record, Row
 
@@ -144,7 +144,7 @@ def test_parquet_without_its_library(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(OutputError) as caught:
         format_of(tmp_path / "x.parquet").check({1})
-    assert str(caught.value) == PARQUET_EXTRA and 'pip install "adapter-llm[parquet]"' in PARQUET_EXTRA
+    assert str(caught.value) == 'parquet needs pyarrow; pip install "adapter-llm[parquet]", or write .npz or .jsonl'
 
 
 def test_one_array_has_one_number_of_tokens(tmp_path):
