@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..words import listed
 from .attachments import LONGEST, MOST, Attachment
 
 Message = dict[str, str]
@@ -59,7 +60,8 @@ class Conversation:
         """
         question = _short(question)
         if broken := [one.name for one in self.attachments if one.problem]:
-            raise ValueError(f"{broken[0]} cannot be looked at; remove it, then ask again")
+            them = "it" if len(broken) == 1 else "them"
+            raise ValueError(f"{listed(broken)} cannot be looked at; remove {them}, then ask again")
         fresh = [one for one in self.attachments if not one.sent]
         if not question:
             about = [one.keyword for one in fresh or self.attachments if one.usable]

@@ -115,6 +115,7 @@ def test_attachments_are_shown_with_one_question_and_stay_for_the_next():
 @pytest.mark.parametrize("attached, words", [
     ([], "write a question, or attach something"),
     ([Attachment("a.png", problem="it is broken"), Attachment("b.png", "image")], "a.png cannot be looked at; remove"),
+    ([Attachment(f"{name}.png", problem="broken") for name in "ab"], "a.png, b.png cannot be looked at; remove them"),
     ([Attachment("a.png", "image", weight=0.0)], "write a question, or attach something"),
 ])  # fmt: skip
 def test_a_question_that_cannot_be_asked_changes_nothing(attached, words):
