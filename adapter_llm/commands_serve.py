@@ -28,8 +28,16 @@ def add_command(commands: Any) -> None:
     add("--port", type=cli.number(0, 65535, whole=True), default=8000, help="0: any that is free; default: 8000")
     add("--weights", default=cli.WEIGHTS, metavar="DIR_OR_HUB_ID", help="default: weights/default")
     add("--llm", metavar="DIR_OR_HUB_ID_OR_GGUF", help="language model; default: the one the weights name")
+    add("--allow-base-mismatch", action="store_true", help="use a language model other than the weights were made for")
+    add("--faithful", action="store_true", help="with published weights: the originals' limits, too")
+    add("--set", action="append", default=[], type=cli.setting_argument, metavar="KIND.NAME=VALUE",
+        help="how files are read: image.crop=squash, video.clips=3, ...; docs/media.md")  # fmt: skip
+    add("--index", metavar="FILE", help="feature index whose nearest entries are blended into what is seen")
+    add("--blend", type=cli.number(0, 1), metavar="W", help="weight of those entries; default: 0.5")
     add("--name", metavar="NAME", help="of the model in requests; default: that of the weights folder or hub id")
     add("--device", default="auto", type=cli.device_argument, help="auto, cpu, cuda, cuda:1 or mps; default: auto")
+    add("--device-map", choices=("auto", "balanced", "sequential"), help="share a large model out: GPUs, memory, disk")
+    add("--offload-folder", metavar="DIR", help="where --device-map may keep what memory has no room for")
     add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="default: auto")
     add("--threads", type=whole, metavar="N", help="processor threads; default: torch's choice")
     add("--api-key", metavar="KEY", help=f"that requests must send; default: ${KEY}, else none is needed")
@@ -38,7 +46,7 @@ def add_command(commands: Any) -> None:
     add("--batch-size", type=whole, default=8, metavar="N", help="answers written together; default: 8")
     add("--queue-size", type=cli.number(0, whole=True), default=64, metavar="N",
         help="answers that may wait for those; more are refused with status 429; default: 64")  # fmt: skip
-    add("--media-threads", type=whole, default=2, metavar="N", help="that read and encode media; default: 2")
+    add("--media-threads", type=whole, default=2, metavar="N", help="that decode and encode media; default: 2")
     add("--timeout", type=seconds, default=300.0, metavar="S", help="seconds for a whole answer; default: 300")
     add("--shutdown-timeout", type=cli.number(0), default=30.0, metavar="S",
         help="seconds that answers under way get to end after SIGTERM or Ctrl-C; default: 30")  # fmt: skip
@@ -46,13 +54,13 @@ def add_command(commands: Any) -> None:
     add("--temperature", type=cli.number(0, 2), default=0.0, metavar="T", help="where none is asked; default: 0")
     add("--max-body", type=size_argument, default=64 * 2**20, metavar="SIZE", help="of a request; default: 64M")
     add("--max-media-bytes", type=size_argument, default=limits.max_bytes, metavar="SIZE",
-        help=f"of one file; default: {limits.max_bytes}")  # fmt: skip
+        help=f"of all files of a request together; default: {limits.max_bytes}")  # fmt: skip
     add("--max-pixels", type=whole, default=limits.max_pixels, metavar="N",
         help=f"of one picture; default: {limits.max_pixels}")  # fmt: skip
     add("--max-media-seconds", type=seconds, default=limits.max_seconds, metavar="S",
         help=f"of one recording or film; default: {limits.max_seconds:g}")  # fmt: skip
     add("--allow-urls", action="store_true", help="fetch http(s) URLs in requests, from public addresses only")
-    serve.set_defaults(run=run_serve)
+    serve.set_defaults(run=run_serve, wrong_use=serve.error)
 
 
 def size_argument(text: str) -> int:
@@ -89,6 +97,15 @@ def host_names(args: Namespace, loopback: bool) -> tuple[str, ...] | None:
 
 
 def run_serve(args: Namespace, out: TextIO) -> int:
+    if args.blend is not None and args.index is None:
+        args.wrong_use("--blend says how much of an index to take in; give one with --index")
+    _serve(args)
+    if args.offload_folder:
+        cli.give_back_memory()  # files of weights there go with the model that they belong to
+    return cli.OK
+
+
+def _serve(args: Namespace) -> None:
     key = api_key(args.api_key)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     with bind(args.host, args.port) as sock:  # before anything is loaded: a port in use costs no time
@@ -110,7 +127,7 @@ def run_serve(args: Namespace, out: TextIO) -> int:
             **{
                 name: getattr(args, name)
                 for name in ("batch_size", "queue_size", "media_threads", "timeout", "shutdown_timeout", "max_tokens",
-                             "temperature", "max_body")
+                             "temperature", "max_body", "blend")
             },
         )  # fmt: skip
         if not local and key is None:
@@ -122,7 +139,6 @@ def run_serve(args: Namespace, out: TextIO) -> int:
             print(f"serving {config.name} at {url}/v1; Ctrl-C ends it", file=sys.stderr, flush=True)
 
         serve(Server(service, cli.leave, ready), sock)
-    return cli.OK
 
 
 def load(args: Namespace) -> Any:
@@ -133,7 +149,18 @@ def load(args: Namespace) -> Any:
         import torch
 
         torch.set_num_threads(args.threads)
-    return Pipeline.from_pretrained(args.weights, args.llm, device=args.device, dtype=args.dtype)
+    return Pipeline.from_pretrained(
+        weights=args.weights,
+        llm=args.llm,
+        settings=dict(args.set),
+        device=args.device,
+        dtype=args.dtype,
+        index=args.index,
+        faithful=args.faithful,
+        allow_base_mismatch=args.allow_base_mismatch,
+        device_map=args.device_map,
+        offload_folder=args.offload_folder,
+    )
 
 
 def model_name(weights: str) -> str:

@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import time
 from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 
 import httpx
 
@@ -101,14 +103,18 @@ async def measure(url: str, args: argparse.Namespace) -> tuple[list[Answer], flo
         return alone, alone_seconds, [answer for found in crowd for answer in found], time.perf_counter() - began
 
 
-def start(args: argparse.Namespace) -> tuple[subprocess.Popen, str]:
-    """The server, and its address once it is ready."""
+def command_of(args: argparse.Namespace) -> list[str]:
     command = [sys.executable, "-m", "adapter_llm", "serve", "--port", "0", "--weights", args.weights,
                "--batch-size", str(args.batch_size), "--queue-size", str(args.clients)]  # fmt: skip
-    command += ["--dtype", args.dtype, *(["--threads", str(args.threads)] if args.threads else [])]
+    return [*command, "--dtype", args.dtype, *(["--threads", str(args.threads)] if args.threads else [])]
+
+
+def start(command: list[str]) -> tuple[subprocess.Popen, str]:
+    """The server, and its address once it is ready. What it says is passed on: a full pipe would hold it up."""
     server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     for line in server.stderr:
         if line.startswith("serving "):
+            Thread(target=shutil.copyfileobj, args=(server.stderr, sys.stderr), daemon=True).start()
             return server, line.split()[3].removesuffix("/v1;")
         print(line, end="", file=sys.stderr)
     raise SystemExit("the server did not start")
@@ -138,7 +144,7 @@ def main() -> int:
     args = parser.parse_args()
     if not (1 <= args.clients <= MOST_CLIENTS and 1 <= args.requests <= MOST_REQUESTS):
         parser.error(f"at most {MOST_CLIENTS} clients and {MOST_REQUESTS} requests")
-    server, url = start(args)
+    server, url = start(command_of(args))
     try:
         alone, alone_seconds, crowd, seconds = asyncio.run(asyncio.wait_for(measure(url, args), args.seconds))
     finally:

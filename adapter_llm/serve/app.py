@@ -53,6 +53,8 @@ def build_app(service: Service) -> ASGIApp:
     async def health() -> Response:
         if service.draining:
             return JSONResponse({"status": "stopping"}, 503)
+        if not service.engine.alive:
+            return JSONResponse({"status": "broken"}, 503)
         return JSONResponse({"status": "ok"})
 
     @app.get("/metrics")
@@ -83,4 +85,4 @@ async def _answer(work: Work, service: Service, request: Request) -> Response:
             raise
         return error_response(stopping())  # its time is up
     except Exception as error:
-        return error_response(as_api_error(error))
+        return error_response(as_api_error(error, service.draining))

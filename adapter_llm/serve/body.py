@@ -16,9 +16,9 @@ MOST_VALUES = 1_000_000  # of some 60 bytes each: a body of nothing but [],[],[]
 _SURROGATE = re.compile(rb"\\ud[89a-f]", re.IGNORECASE)  # half a character, alone or with its other half
 
 
-async def read_json(request: Request, limit: int, take: Callable[[int], object]) -> Any:
-    """What the body says; `take` is told of bytes as they come, and may raise. Raises ApiError: another content type,
-    more than `limit` bytes, no JSON.
+async def read_body(request: Request, limit: int, take: Callable[[int], object]) -> bytes:
+    """The body; `take` is told of bytes as they come, and may raise. Raises ApiError: another content type, more than
+    `limit` bytes.
 
     A web page may send a form or a text to any server without asking it first, but not this content type.
     """
@@ -29,7 +29,7 @@ async def read_json(request: Request, limit: int, take: Callable[[int], object])
         )
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise ApiError("the body is compressed; send it as it is", status=415)
-    return parse(await _read(request, limit, take))
+    return await _read(request, limit, take)
 
 
 async def _read(request: Request, limit: int, take: Callable[[int], object]) -> bytes:

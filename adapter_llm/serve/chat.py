@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from ..results import Result
 from .completions import Envelope
 from .failures import as_api_error
+from .messages import check_messages
 from .run import Run
 from .schema import chat_request
 from .service import Service
@@ -29,8 +30,9 @@ async def chat(service: Service, request: Request) -> Response:
     with ExitStack() as held:
         arrived = time.monotonic()
         take = held.enter_context(service.request())
-        body = await read_in_time(request, service.config, take)
+        body = await read_in_time(request, service, take)
         wanted = chat_request(body, service.defaults, service.config.name)
+        check_messages(wanted.messages, service.pipe)
         held.enter_context(service.reserve(wanted.n))
         run = Run(service, wanted, arrived)
         held.callback(run.close)
@@ -64,7 +66,7 @@ async def _stream(run: Run, envelope: Envelope) -> AsyncIterator[bytes]:
         if run.request.include_usage:
             yield _event(envelope.usage_chunk(list(results.values()), run.prompt_tokens))
     except Exception as error:
-        yield _event(as_api_error(error).to_dict())
+        yield _event(as_api_error(error, run.service.draining).to_dict())
     else:
         yield b"data: [DONE]\n\n"
 

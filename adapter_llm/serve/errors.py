@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 SHOWN = 60  # characters of a request's own words in a message
@@ -43,8 +43,37 @@ class ApiError(ValueError):
 
 def shown(value: object) -> str:
     """A value of a request as JSON has it, short enough for a message."""
-    text = json.dumps(value[: SHOWN + 1] if isinstance(value, str) else value, ensure_ascii=False)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    text = ""
+    for piece in _pieces(value):
+        text += piece
+        if len(text) > SHOWN:
+            return f"{text[:SHOWN]}..."
+    return text
+
+
+def _pieces(value: object) -> Iterator[str]:
+    """Its JSON bit by bit: a value may have millions of others in it."""
+    if isinstance(value, list):
+        yield "["
+        for number, item in enumerate(value):
+            yield ", " if number else ""
+            yield from _pieces(item)
+        yield "]"
+    elif isinstance(value, dict):
+        yield "{"
+        for number, (name, item) in enumerate(value.items()):
+            yield ", " if number else ""
+            yield from _pieces(name)
+            yield ": "
+            yield from _pieces(item)
+        yield "}"
+    else:
+        yield json.dumps(value[: SHOWN + 1] if isinstance(value, str) else value, ensure_ascii=False)
+
+
+def too_long(message: str) -> ApiError:
+    """About a prompt that the language model has no room for."""
+    return ApiError(message, "messages", code="context_length_exceeded")
 
 
 def busy(what: str) -> ApiError:
@@ -53,6 +82,12 @@ def busy(what: str) -> ApiError:
 
 def stopping() -> ApiError:
     return ApiError("the server is stopping; ask another one", status=503, code="server_stopping")
+
+
+def broken() -> ApiError:
+    return ApiError(
+        "the server's engine broke down; whoever runs it has to start it again", status=503, code="engine_broken"
+    )
 
 
 def too_slow(seconds: float) -> ApiError:

@@ -10,8 +10,9 @@ from uuid import uuid4
 from jinja2 import TemplateError
 
 from ..engine import EngineBusy, EngineClosed
+from ..results import NoNumbers
 from ..words import one_line
-from .errors import ApiError, busy, stopping
+from .errors import ApiError, broken, busy, stopping
 
 log = logging.getLogger(__name__)
 
@@ -20,14 +21,20 @@ class ClientGone(Exception):
     """Nobody waits for the answer any more."""
 
 
-def as_api_error(error: Exception) -> ApiError:
-    """An error for the answer. A stranger gets a number, under which the log has its traceback."""
+def as_api_error(error: Exception, draining: bool) -> ApiError:
+    """An error for the answer. A stranger gets a number, under which the log has its traceback.
+
+    An engine that takes nothing is about to stop if the server is `draining`, else it broke down.
+    """
     if isinstance(error, ApiError):
         return error
     if isinstance(error, EngineBusy):
         return busy("too many answers are waiting already")
     if isinstance(error, EngineClosed):
-        return stopping()
+        return stopping() if draining else broken()
+    if isinstance(error, NoNumbers):
+        log.error("%s", error)  # it is the weights' and the dtype's doing, of which a traceback says nothing
+        return ApiError(str(error), status=500, code="no_numbers")
     number = uuid4().hex[:12]
     log.error("request failed, number %s", number, exc_info=error)
     return ApiError(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from .errors import ApiError
+from .errors import ApiError, too_long
 from .fields import Fields
 from .parts import MediaPart, read_part
 
+if TYPE_CHECKING:
+    from ..pipeline import Pipeline
+
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 MOST_MESSAGES = 1000
+CHARACTERS = 16  # of a token; few have more
 UNSUPPORTED = {"tool_calls": ([],), "function_call": (), "audio": ()}
 
 
@@ -29,6 +34,27 @@ def read_messages(messages: Any) -> tuple[list[dict[str, str]], list[MediaPart]]
     if not conversation[-1]["content"].strip() and not (shown_last and conversation[-1]["role"] == "user"):
         raise ApiError("the last message is empty; ask something", f"messages[{len(messages) - 1}].content")
     return conversation, shown_last
+
+
+def check_messages(messages: Sequence[Mapping[str, str]], pipe: Pipeline) -> None:
+    """Raise ApiError for a conversation that this pipeline's prompt has no place for, before anything is done for it.
+
+    Without a chat template it takes the last message alone, as an instruction. A tokenizer takes seconds for a
+    megabyte, so that what is absurdly long is refused by its characters.
+    """
+    if pipe.config.prompt.template == "alpaca":
+        messages, place = messages[-1:], f"messages[{len(messages) - 1}].role"
+        if messages[0]["role"] != "user":
+            raise ApiError(
+                f"the last message is of the {messages[0]['role']}, and these weights, which have no chat, answer the "
+                "user's last message alone; end with that", place,
+            )  # fmt: skip
+    room, characters = pipe.answerer.max_length, sum(len(message["content"]) for message in messages)
+    if room is not None and characters > CHARACTERS * room:
+        raise too_long(
+            f"the messages have {characters} characters, and prompt and answer together may have {room} tokens; "
+            "shorten them"
+        )
 
 
 def _read(fields: Fields) -> tuple[str, str, list[MediaPart]]:

@@ -40,6 +40,11 @@ class MediaPart:
     source: str  # a data: URI or an http(s) URL; not read yet
     where: str  # the place in the request that says so
 
+    @property
+    def remote(self) -> bool:
+        """Whether somebody else's server has it."""
+        return _HTTP.match(self.source) is not None
+
 
 def read_part(part: object, where: str) -> str | MediaPart:
     """One part of a message at the place `where`: the words of a text part, or a file. Nothing is read.

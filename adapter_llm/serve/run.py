@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from functools import partial
 
+from ..adapter import AdapterState
 from ..engine import Answer, Piece
+from ..pipeline import Pipeline
 from ..prompts import describe
 from ..results import Result
+from ..words import one_line
 from ..writing import Draft
-from .errors import stopping, too_slow
+from .errors import stopping, too_long, too_slow
 from .failures import mistakes
-from .parts import load_parts, reading
+from .media import fetch, look
 from .schema import ChatRequest
 from .service import Service
 from .waiting import in_time
@@ -35,12 +38,17 @@ class Run:
 
     async def start(self) -> None:
         """Read the media, and queue the answers. Raises ApiError, EngineBusy or EngineClosed."""
-        work = self.service.workers.run(partial(make_drafts, self.service, self.request))
-        drafts = await in_time(work, self.arrived, self.service.config.timeout)
+        drafts = await in_time(self._drafts(), self.arrived, self.service.config.timeout)
         self.prompt_tokens = drafts[0].prompt_tokens
         for choice, draft in enumerate(drafts):
             self._answers.append(self.service.engine.submit(draft, partial(self._tell, choice)))
         self.service.metrics.tokens.labels("prompt").inc(self.prompt_tokens)
+
+    async def _drafts(self) -> list[Draft]:
+        service, request = self.service, self.request
+        found = await fetch(service, request.media)
+        state = await look(service, request.media, found)
+        return await service.clerks.run(partial(make_drafts, service.pipe, request, list(found), state))
 
     async def events(self) -> AsyncIterator[tuple[int, Piece | Result | None]]:
         """Pieces of each answer, by its number, and its Result last; None when nothing has happened for a while.
@@ -87,14 +95,18 @@ class Run:
         self._events.put_nowait((choice, event))
 
 
-def make_drafts(service: Service, request: ChatRequest) -> list[Draft]:
-    """The n answers of a request, about one state: its media are read and encoded once. Blocks; raises ApiError."""
-    pipe, limits = service.pipe, service.config.media
+def make_drafts(
+    pipe: Pipeline, request: ChatRequest, kinds: Sequence[str], state: AdapterState | None
+) -> list[Draft]:
+    """The n answers of a request, about one state of media of these kinds. Raises ApiError."""
     messages = list(request.messages)
-    with mistakes(request.media[0].where if len(request.media) == 1 else "messages"), reading(limits):
-        media = load_parts(request.media, limits, keywords=pipe.keywords)
-        state = pipe.adapt(**media) if media else None
     if not messages[-1]["content"].strip():
-        messages[-1] = {**messages[-1], "content": describe(list(media))}
+        messages[-1] = {**messages[-1], "content": describe(kinds)}
     with mistakes("messages"):
-        return [pipe.draft(messages, state=state, **request.options_of(choice)) for choice in range(request.n)]
+        try:
+            return [pipe.draft(messages, state=state, **request.options_of(choice)) for choice in range(request.n)]
+        except ValueError as error:
+            room = pipe.answerer.max_length
+            if room is not None and len(pipe.processor.prompt_ids(messages, state is not None)) > room:
+                raise too_long(one_line(error)) from error
+            raise

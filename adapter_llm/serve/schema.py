@@ -15,6 +15,7 @@ from .parts import MediaPart, read_part
 SEEDS = 2**63
 LEAST_TEMPERATURE = 1e-4
 MOST_STOPS, MOST_LOGPROBS, MOST_TEXTS = 4, 20, 2048  # as in OpenAI's API
+LONGEST_STOP = 200  # characters: they are compared with an answer at each of its tokens
 MOST_TOKENS = 2**20  # of an answer; how many there is room for, the language model says
 
 READ = (
@@ -153,8 +154,12 @@ def _seed(fields: Fields) -> int | None:
 def _stop(fields: Fields) -> tuple[str, ...]:
     given = fields.values.get("stop", [])
     texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, list) or len(texts) > MOST_STOPS or not all(isinstance(t, str) and t for t in texts):
-        raise fields.wrong("stop", f"a text, or a list of at most {MOST_STOPS} texts, none of them empty")
+    good = isinstance(texts, list) and len(texts) <= MOST_STOPS
+    if not good or not all(isinstance(text, str) and 1 <= len(text) <= LONGEST_STOP for text in texts):
+        raise fields.wrong(
+            "stop", f"a text, or a list of at most {MOST_STOPS} texts of at most {LONGEST_STOP} characters, none of "
+            "them empty",
+        )  # fmt: skip
     return tuple(texts)
 
 

@@ -16,6 +16,7 @@ from .metrics import Metrics
 from .schema import Defaults
 from .workers import Workers
 
+FETCHERS, OPENERS, CLERKS = 16, 4, 2  # threads, of which those that fetch do nothing but wait
 BODIES = 8  # of the largest size, that there is memory for
 
 
@@ -27,12 +28,13 @@ class ServeConfig:
     api_key: str | None = None
     batch_size: int = 8  # answers that are written together
     queue_size: int = 64  # that may wait, beside those
-    media_threads: int = 2  # that read and encode media
+    media_threads: int = 2  # that decode and encode media
     max_body: int = 64 * 2**20
     timeout: float = 300.0  # for a request, from its arrival
     shutdown_timeout: float = 30.0  # for answers that are being written when the server is told to stop
     temperature: float = 0.0  # where a request says nothing
     max_tokens: int = 512
+    blend: float | None = None  # weight of an index's entries; None: the pipeline's own
     cors: tuple[str, ...] = ()  # origins of pages that may ask
     hosts: tuple[str, ...] | None = None  # names it goes by; None: any
     media: MediaLimits = field(default_factory=MediaLimits)
@@ -54,9 +56,14 @@ class Service:
         self.pipe = pipe if pipe.perception.cache is not None else pipe.cached(FeatureCache())
         self.config = config
         self.engine = Engine(self.pipe, config.batch_size, config.queue_size)
-        self.workers = Workers(config.media_threads, config.queue_size)
+        # What is slow for one reason does not wait for what is slow for another: web servers, processes that look
+        # into films, decoders and encoders, and what takes no longer than a moment.
+        self.fetchers = Workers("fetcher", FETCHERS, config.places)
+        self.openers = Workers("opener", OPENERS, config.places)
+        self.readers = Workers("reader", config.media_threads, config.places)
+        self.clerks = Workers("clerk", CLERKS)
         self.metrics = Metrics()
-        self.defaults = Defaults(config.temperature, config.max_tokens, config.places)
+        self.defaults = Defaults(config.temperature, config.max_tokens, config.batch_size)
         parts = repr((pipe.manifest.files, pipe.manifest.decoder))
         self.fingerprint = f"fp_{sha256(parts.encode()).hexdigest()[:10]}"
         self.draining = False  # no more is taken in
@@ -65,7 +72,12 @@ class Service:
         self.reserved = 0  # answers that are prepared, waiting or written
         self.metrics.watch("running", "Answers that are being written", lambda: self.engine.counts.running)
         self.metrics.watch("waiting", "Answers that wait for others", lambda: self.engine.counts.waiting)
-        self.metrics.watch("preparing", "Requests whose media are read, or wait for that", lambda: self.workers.pending)
+        self.metrics.watch("preparing", "Requests whose media are read, or wait for that", lambda: self.preparing)
+
+    @property
+    def preparing(self) -> int:
+        """Work on media, also of clients that are gone."""
+        return self.fetchers.pending + self.openers.pending + self.readers.pending
 
     @contextmanager
     def request(self) -> Iterator[Callable[[int], None]]:
@@ -102,5 +114,6 @@ class Service:
     def close(self) -> None:
         """End what is being written, at once; whoever waits for it is told."""
         self.draining = True
-        self.workers.close()
+        for workers in (self.fetchers, self.openers, self.readers, self.clerks):
+            workers.close()
         self.engine.close(drain=False, timeout=0)

@@ -9,22 +9,25 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from .body import read_json
+from .body import parse, read_body
 from .errors import ApiError, too_slow
 from .failures import ClientGone
-from .service import ServeConfig
+from .service import Service
 
 T = TypeVar("T")
+LARGE = 2**20  # bytes of a body: to read so many takes as long as to send some tokens
 
 
-async def read_in_time(request: Request, config: ServeConfig, take: Callable[[int], object]) -> Any:
-    """The body. Raises ApiError for what is wrong with it, 408 for one that does not come, and ClientGone."""
+async def read_in_time(request: Request, service: Service, take: Callable[[int], object]) -> Any:
+    """What the body says. Raises ApiError for what is wrong with it, 408 if it does not come, and ClientGone."""
+    config = service.config
     try:
-        return await asyncio.wait_for(read_json(request, config.max_body, take), config.timeout)
+        body = await asyncio.wait_for(read_body(request, config.max_body, take), config.timeout)
     except asyncio.TimeoutError:
         raise ApiError(f"the body did not arrive within {config.timeout:g} s", status=408, code="timeout") from None
     except ClientDisconnect:
         raise ClientGone from None
+    return await service.clerks.run(lambda: parse(body)) if len(body) > LARGE else parse(body)
 
 
 async def in_time(work: Awaitable[T], arrived: float, limit: float) -> T:

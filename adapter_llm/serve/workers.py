@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -15,11 +16,12 @@ T = TypeVar("T")
 class Workers:
     """Used from the event loop alone. Work that has begun goes on if nobody waits for it any more, and counts."""
 
-    def __init__(self, threads: int, waiting: int) -> None:
-        self.limit = threads + waiting
+    def __init__(self, name: str, threads: int, limit: float = math.inf) -> None:
+        """`limit`: of what is being done and what waits for that, together."""
+        self.limit = limit
         self.pending = 0
         self.closed = False
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="media")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     async def run(self, work: Callable[[], T]) -> T:
         """What `work()` returns. Raises ApiError at once: 429 if too much is waiting, 503 after `close`."""

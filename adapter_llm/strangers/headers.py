@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from imagebind_encoder.media.source import MediaError, describe
 
 from .limits import MediaLimits
+from .probe import TOO_MUCH
 
 # Formats whose size is that of what is decoded. TIFF may have gigabytes in one tile of a picture of ten pixels, AVIF a
 # picture of another size than it says; others are rare, or drawn by other programs.
@@ -22,13 +24,19 @@ PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 PICTURE_NAMES = "PNG, JPEG, WebP, GIF or BMP"
 MAX_SCANS = 100  # of a JPEG: progressive ones have about ten, and each goes over all pixels
 PROBE = Path(__file__).with_name("probe.py")
+CRASHED = 0xC0000000  # Windows: from this exit code on; elsewhere those of signals are negative
 PROBE_MEMORY = 256 * 2**20  # bytes that opening may take, beside those of the file; a 4K film takes 90 MB
+
+
+class ProbeError(RuntimeError):
+    """The look into a file broke, and not for what the file is: a mistake of this program or its installation."""
 
 
 def check_header(keyword: str, data: bytes, limits: MediaLimits) -> int:
     """The pixels of a picture, 0 for what else there is.
 
-    Raises MediaError for a file that is too large, too long, or of a kind that is not read from strangers.
+    Raises MediaError for a file that is too large, too long, or of a kind that is not read from strangers, and
+    ProbeError if a film cannot be looked into for another reason.
     Blocks: for a film or recording a process is started, about a tenth of a second.
     """
     if keyword == "image":
@@ -86,7 +94,10 @@ def _check_recording(keyword: str, data: bytes, limits: MediaLimits) -> None:
 def _probe(keyword: str, data: bytes, limits: MediaLimits) -> dict[str, Any]:
     """What `probe.look` found in a process of its own, which is ended when it takes too much."""
     processor_time = max(1, round(limits.reading_seconds))
-    arguments = [keyword, str(PROBE_MEMORY + 2 * len(data)), str(processor_time)]
+    # What this process imports from, also folders of --user and PYTHONPATH, which -I leaves out; but none that is
+    # named by where it is started.
+    places = json.dumps([place for place in sys.path if os.path.isabs(place)])
+    arguments = [places, keyword, str(PROBE_MEMORY + 2 * len(data)), str(processor_time)]
     too_much = MediaError(
         f"{describe(data)} takes too long or too much memory to open, far more than such a file should; convert it anew"
     )
@@ -97,6 +108,12 @@ def _probe(keyword: str, data: bytes, limits: MediaLimits) -> dict[str, Any]:
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise too_much from error
-    if done.returncode:
+    if done.returncode == TOO_MUCH or done.returncode < 0 or done.returncode >= CRASHED:
         raise too_much
-    return json.loads(done.stdout)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise ProbeError(f"the probe of a {keyword} ended with code {done.returncode}: {said[:300]}")
+    try:
+        return json.loads(done.stdout)
+    except ValueError as error:
+        raise ProbeError(f"the probe of a {keyword} said {done.stdout[:100]!r}") from error

@@ -1,4 +1,4 @@
-"""A look into a film or recording by a process of its own: `python probe.py KIND MEMORY SECONDS < FILE`.
+"""A look into a film or recording by a process of its own: `python probe.py PATH KIND MEMORY SECONDS < FILE`.
 
 The library that reads films trusts what their headers claim: an MP4 of a kilobyte makes it fill gigabytes with the
 places of frames that are not there. Here that costs a process that is ended. What passes is opened again by the
@@ -78,11 +78,16 @@ def look(data: bytes, kind: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    kind, memory, seconds = sys.argv[1:]
+    """PATH is where packages are imported from, a JSON list."""
+    path, kind, memory, seconds = sys.argv[1:]
     guard(int(memory), int(seconds))
-    sys.path.insert(0, str(Path(__file__).parents[2]))
+    sys.path[:] = [str(Path(__file__).parents[2]), *json.loads(path)]
     data = sys.stdin.buffer.read()
-    print(json.dumps(look(data, kind)))
+    try:
+        found = look(data, kind)
+    except MemoryError:
+        os._exit(TOO_MUCH)
+    print(json.dumps(found))
     # A peak between two looks counts, too.
     if STATUS.exists() and _peak() > int(memory):
         os._exit(TOO_MUCH)

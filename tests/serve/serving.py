@@ -65,7 +65,7 @@ class Running:
 
         def idle():
             counts = self.service.engine.counts
-            return not (counts.running or counts.waiting or self.service.workers.pending or self.service.reserved)
+            return not (counts.running or counts.waiting or self.service.preparing or self.service.reserved)
 
         assert until(idle), self.service.engine.counts
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from serving import until
 
+import demo
 from adapter_llm import __main__ as program
 from adapter_llm import commands_serve
 from adapter_llm.serve.port import bind
@@ -75,6 +76,27 @@ def test_keys(monkeypatch, given, variable, wanted):
     else:
         with pytest.raises(ValueError, match=re.escape(wanted)):
             commands_serve.api_key(given)
+
+
+def test_weights_are_loaded_as_demo_loads_them(monkeypatch):
+    from adapter_llm.pipeline import Pipeline
+
+    given = ["--weights", "w", "--llm", "l", "--set", "imu.rate=50", "--index", "i", "--faithful", "--device", "cpu",
+             "--allow-base-mismatch", "--device-map", "auto", "--offload-folder", "o", "--dtype",
+             "float32"]  # fmt: skip
+    found = []
+    monkeypatch.setattr(Pipeline, "from_pretrained", lambda **options: found.append(options))
+    commands_serve.load(parse(*given))
+    demo.load(demo.build_parser().parse_args(given), None)
+    served, asked = found
+    assert served == {name: value for name, value in asked.items() if name != "media"} and asked["media"] is None
+    assert None not in served.values() and served["faithful"] and served["allow_base_mismatch"]
+
+
+def test_a_blend_needs_an_index(capsys):
+    with pytest.raises(SystemExit) as raised:
+        program.main(["serve", "--blend", "0.5"])
+    assert raised.value.code == 2 and "--blend says how much of an index" in capsys.readouterr().err
 
 
 def test_names_of_models(tmp_path):

@@ -64,7 +64,7 @@ def test_what_is_not_finished_in_time_is_told(pipe, monkeypatch):
         assert until(lambda: running.service.engine.counts.running == 2)
         with pipe.model.encoder.register_forward_pre_hook(lambda *_: held.wait(10) and None):
             begun.append(pool.submit(running.post, {"messages": [user(QUESTION, image(33))]}))
-            assert until(lambda: running.service.workers.pending == 1)
+            assert until(lambda: running.service.preparing == 1)
             running.signal()
             answer, stream = begun[0].result(), begun[1].result()
             check_error(begun[2].result(), 503)
@@ -144,7 +144,7 @@ def test_addresses_as_urls():
 
 
 def test_workers_that_are_closed_begin_nothing():
-    workers, held = Workers(1, 2), threading.Event()
+    workers, held = Workers("media", 1, 3), threading.Event()
 
     async def work():
         begun = [asyncio.ensure_future(workers.run(held.wait)) for _ in range(2)]
