@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 WEIGHTS = str(Path(__file__).resolve().parent.parent / "weights" / "default")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
 _WEIGHT = re.compile(r"[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|nan|inf|infinity)", re.IGNORECASE)
@@ -152,6 +153,19 @@ def hide_bars() -> None:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
+
+
+def keep_memory() -> None:
+    """Have the C library keep what is freed, where it can be told to: for commands that encode batch after batch.
+
+    Layers allocate and free blocks of many megabytes. By itself the library returns each to the system at once, and to
+    get it back costs more than to compute what is put there: a batch of 16 photos took three times as long to encode.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # a C library other than glibc
+            library = ctypes.CDLL(None)
+            library.mallopt(M_MMAP_THRESHOLD, 2**30)
+            library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def give_back_memory() -> None:

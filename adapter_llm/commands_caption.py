@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 INPUT = "files, folders, globs, .jsonl/.csv/.parquet tables, .tar shards, URLs; - reads a list from stdin"
 OUTPUT = ".jsonl or .parquet, or a folder with --format"
 FORMATS = ("jsonl", "parquet", "txt", "webdataset")
+PLACING = ("faithful", "allow_base_mismatch", "device_map", "offload_folder")
 GENERATION = ("max_new_tokens", "temperature", "top_p", "seed")
 
 
@@ -40,7 +41,11 @@ def add_command(commands: Any) -> None:
         help=f"take every input for one of {', '.join(KEYWORDS)}; else suffixes say what they are")  # fmt: skip
     add("--weights", default=cli.WEIGHTS, metavar="DIR_OR_HUB_ID", help="default: weights/default")
     add("--llm", metavar="DIR_OR_HUB_ID_OR_GGUF", help="language model; default: the one the weights name")
+    add("--allow-base-mismatch", action="store_true", help="use a language model other than the weights were made for")
+    add("--faithful", action="store_true", help="with published weights: the originals' limits, too")
     add("--device", default="auto", type=cli.device_argument, help="auto, cpu, cuda, cuda:1 or mps; default: auto")
+    add("--device-map", choices=("auto", "balanced", "sequential"), help="share a large model out: GPUs, memory, disk")
+    add("--offload-folder", metavar="DIR", help="where --device-map may keep what memory has no room for")
     add("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="default: auto")
     add("--threads", type=whole, metavar="N", help="processor threads of the model; default: torch's choice")
     add("--readers", type=whole, metavar="N", help="threads that read and decode; default: up to 4")
@@ -93,6 +98,9 @@ def run_caption(args: Namespace, out: TextIO) -> int:
         except KeyboardInterrupt:
             print("stopped; what is finished is kept, and the same command goes on from there", file=sys.stderr)
             raise
+        finally:
+            if args.offload_folder:
+                cli.give_back_memory()  # files of weights there go with the model that they belong to
         if not group.first:
             return cli.OK  # a launcher ends all processes when one of them fails: the first speaks for all
     print(outcome, file=sys.stderr)
@@ -112,6 +120,8 @@ def problem_of(args: Namespace, group: Group) -> str | None:
         return "stdin can be read by one process alone; write the list to a file, .csv or .jsonl"
     if args.engine == "local" and (args.workers or args.ray_address):
         return "--workers and --ray-address are for --engine ray"
+    if args.device_map and (args.engine == "ray" or group.size > 1):
+        return "--device-map shares one model out over all GPUs; start one process, without Ray, accelerate or torchrun"
     if args.engine == "ray" and group.size > 1:
         return "--engine ray starts its workers itself; start it without accelerate or torchrun"
     if args.engine == "ray" and args.device.startswith("cuda:"):
@@ -171,14 +181,14 @@ def make_job(args: Namespace, group: Group) -> Job:
     from .caption.captioner import CaptionOptions
     from .caption.inputs import SourceOptions
     from .caption.job import Job
-    from .caption.memory import keep_memory
     from .caption.model import ModelFolders
+    from .caption.outputs import format_of
     from .caption.workers import WHOLE
     from .processing import InputOptions, check_modality
     from .results import GenerationOptions
     from .retrieval import RetrievalOptions
 
-    keep_memory()
+    cli.keep_memory()
     if args.threads:
         import torch
 
@@ -198,6 +208,7 @@ def make_job(args: Namespace, group: Group) -> Job:
         dtype=args.dtype,
         index=args.index,
         settings=dict(args.set),
+        **{name: getattr(args, name) for name in PLACING},
     )
     if args.forced:
         check_modality(args.forced, model.encoder.config)
@@ -208,6 +219,7 @@ def make_job(args: Namespace, group: Group) -> Job:
         id_column=args.id_column,
         prompt_column=args.prompt_column,
         prompt_suffix=args.prompt_suffix,
+        one_each=format_of(args.output, args.format) == "txt",
     )
     share = (args.shard or WHOLE).split(group.rank, group.size)
     return Job(model, args.inputs, sources, options, share, args.on_error)

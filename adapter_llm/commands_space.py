@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import json
 import os
 import sys
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from .space.embedder import Embedder, EncoderFolder
     from .space.formats import Format
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 INPUT = "files, folders and all below them, globs; - reads paths from stdin, one a line"
 
 
@@ -226,16 +223,8 @@ def _named(inputs: Iterable[str]) -> Iterable[str]:
 
 
 def _prepare(args: Namespace) -> None:
-    """Threads as asked for, and memory that stays with the process.
-
-    Layers allocate and free blocks of many megabytes. The C library returns each to the system at once, and to get it
-    back costs more than to compute what is put there: a batch of 16 photos took three times as long as with this.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # a C library other than glibc
-            library = ctypes.CDLL(None)
-            library.mallopt(M_MMAP_THRESHOLD, 2**30)
-            library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    """Threads as asked for, and memory that stays with the process."""
+    cli.keep_memory()
     if args.threads:
         import torch
 

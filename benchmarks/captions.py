@@ -26,9 +26,9 @@ import torch
 from adapter_llm.caption.captioner import CaptionOptions
 from adapter_llm.caption.inputs import SourceOptions
 from adapter_llm.caption.job import Job, run_job
-from adapter_llm.caption.memory import keep_memory
 from adapter_llm.caption.model import ModelFolders
 from adapter_llm.caption.outputs import open_output
+from adapter_llm.cli import keep_memory
 from adapter_llm.pipeline import Pipeline
 from adapter_llm.prompts import describe
 from adapter_llm.results import GenerationOptions

@@ -9,63 +9,30 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from imagebind_encoder.media.source import MediaError
 from imagebind_encoder.media.source import describe as describe_source
 
 from ..encoding import INPUT_ERRORS
-from ..processing import InputOptions, LoadedItem, media_items
-from ..prompts import describe
-from ..results import GenerationOptions
-from ..retrieval import RetrievalOptions
+from ..processing import LoadedItem, media_items
+from ..results import NoNumbers
 from ..words import one_line
 from .content import Content
 from .inputs import Input
 from .model import ModelIdentity
+from .options import LONGEST, CaptionOptions, failed, make_row
 from .outputs import Done
 from .reading import ReadAhead
-from .rows import CaptionRow, config_hash
 
 if TYPE_CHECKING:
+    from ..batch import RunningBatch
     from ..pipeline import Pipeline
     from ..writing import Draft
 
-DRAWN = ("max_new_tokens", "temperature", "top_p", "seed")  # what rows and hashes say of how answers are drawn
-LONGEST = 1000  # characters of an error
+GIVEN_UP = 100  # inputs in succession that break off, after which it is not the inputs that are to blame
 JOIN = 4  # rows join when a quarter of the batch is free: to read a prompt costs less together with others
-
-
-@dataclass(frozen=True)
-class CaptionOptions:
-    """What is asked, how answers are drawn, and how many at once."""
-
-    prompt: str | None = None  # for inputs that have none of their own; None asks for a description
-    generation: GenerationOptions = field(default_factory=GenerationOptions)
-    reading: InputOptions = field(default_factory=InputOptions)
-    retrieval: RetrievalOptions | None = None  # None: with an index, its defaults
-    batch_size: int = 16  # answers that are written together
-    readers: int = 4  # threads that read and decode
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.readers < 1:
-            raise ValueError("batch_size and readers must be at least 1")
-        if self.prompt is not None and not self.prompt.strip():
-            raise ValueError("the prompt is empty; ask something, or give none for a description")
-
-    def prompt_of(self, entry: Input) -> str:
-        return entry.prompt or self.prompt or describe([entry.keyword])
-
-    @property
-    def drawn(self) -> dict[str, Any]:
-        return {name: getattr(self.generation, name) for name in DRAWN}
-
-    def config_hash(self, model: ModelIdentity, entry: Input) -> str:
-        """Of all that an input's caption depends on beside its bytes."""
-        blend = None if self.retrieval is None else asdict(self.retrieval)
-        reading = {"keyword": entry.keyword, "blend": blend, **asdict(self.reading)}
-        return config_hash(model.fingerprint, self.prompt_of(entry), self.drawn, reading, model.dtype)
 
 
 @dataclass
@@ -90,12 +57,14 @@ class Captioner:
         keep_content: bool = False,
     ) -> None:
         self.pipe, self.model, self.options, self.keep_content = pipe, model, options, keep_content
+        self._broken = 0  # inputs in succession
 
     def captions(self, inputs: Iterable[Input]) -> Generator[list[Done]]:
         """The rows of all inputs, each once, some at a time; an empty list is a step in which none ended.
 
-        No more inputs are taken than what fits into the batch and what is ready to follow. One that cannot be read
-        becomes a row with its error. Raises what the iterator of inputs raises.
+        No more inputs are taken than what fits into the batch and what is ready to follow. One that cannot be read,
+        or breaks whatever is done with it, becomes a row with its error. Raises what the iterator of inputs raises,
+        and what breaks with every input.
         """
         size, readers = self.options.batch_size, self.options.readers
         group = max(1, size // JOIN)
@@ -118,8 +87,8 @@ class Captioner:
                     joining = nearest(drafted, room)
                     drafted = [one for one in drafted if one not in joining]
                     running |= {id(one.draft): one for one in joining}
-                    ended += batch.join([one.draft for one in joining])
-                ended += batch.step()
+                    ended += self._written(batch, [one.draft for one in joining], running, done)
+                ended += self._written(batch, None, running, done)
                 yield done + [self._done(running.pop(id(draft))) for draft in ended]
 
     def failed(self, entry: Input, error: Exception, content: Content | None = None) -> Done:
@@ -163,19 +132,51 @@ class Captioner:
                     self.options.reading,
                     self.options.retrieval,
                 )
-            except INPUT_ERRORS as error:  # one of them is to blame
-                if len(members) > 1:
-                    groups += [[one] for one in members]
+            except Exception as error:
+                if len(members) > 1:  # one of them is to blame, or so many at once
+                    groups += [members[len(members) // 2 :], members[: len(members) // 2]]
                 else:
-                    done.append(self.failed(members[0].entry, error, members[0].content))
+                    done.append(self._break_off(members[0], error))
                 continue
             for one, draft in zip(members, drafts, strict=True):
                 one.draft, one.items = draft, []
                 drafted.append(one)
         return drafted
 
+    def _written(
+        self, batch: RunningBatch, joining: list[Draft] | None, running: dict[int, _Underway], done: list[Done]
+    ) -> list[Draft]:
+        """The drafts that ended with the next token of the batch, or the first of those that join it.
+
+        What breaks together is tried one by one, and the others go on where they were.
+        """
+        try:
+            ended = batch.step() if joining is None else batch.join(joining)
+        except Exception as error:
+            drafts, ended = batch.clear() if joining is None else joining, []
+            for draft in drafts:
+                try:
+                    if len(drafts) == 1:
+                        raise error
+                    ended += batch.join([draft])
+                except Exception as own:
+                    done.append(self._break_off(running.pop(id(draft)), own))
+        if ended:
+            self._broken = 0
+        return ended
+
+    def _break_off(self, one: _Underway, error: Exception) -> Done:
+        """The row of an input that is to blame for an error. Raises the error if all inputs are, as it seems."""
+        if not isinstance(error, INPUT_ERRORS):
+            self._broken += 1
+            if self._broken >= GIVEN_UP:
+                raise error
+        return self.failed(one.entry, error, one.content)
+
     def _done(self, one: _Underway) -> Done:
         result = one.draft.result()
+        if result.error:
+            return self.failed(one.entry, NoNumbers(), one.content)
         row = make_row(
             self.model,
             self.options,
@@ -187,30 +188,6 @@ class Captioner:
             seconds=round(time.perf_counter() - one.began, 3),
         )
         return Done(row, one.entry, one.content if self.keep_content else None)
-
-
-def failed(
-    model: ModelIdentity, options: CaptionOptions, entry: Input, error: Exception, content: Content | None = None
-) -> Done:
-    """What stands for an input that has no caption."""
-    message = one_line(error, LONGEST)
-    if not isinstance(error, INPUT_ERRORS):
-        message = f"unexpected {type(error).__name__}: {message}"
-    how = {"n_tokens": 0, "finish_reason": "error", "seconds": 0.0, "status": "error", "error": message}
-    return Done(make_row(model, options, entry, sha256=content and content.sha256, caption=None, **how), entry)
-
-
-def make_row(model: ModelIdentity, options: CaptionOptions, entry: Input, **found: Any) -> CaptionRow:
-    """A row of what is known before an input is read, and of what was found."""
-    return CaptionRow(
-        id=entry.id,
-        path=entry.path,
-        prompt=options.prompt_of(entry),
-        model=model.name,
-        config_hash=options.config_hash(model, entry),
-        generation=options.drawn,
-        **found,
-    )
 
 
 def nearest(drafted: Sequence[_Underway], room: int) -> list[_Underway]:

@@ -10,9 +10,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-from .items import PROMPT_FIELD, Input, Items, Problem
+from .items import PROMPT_FIELD, Input, Items, Problem, Seen
 from .kinds import LOOKED_FOR, TARS, Kinds, SourceOptions
-from .seen import Seen
 from .stores import SCHEME, WEB, Local, Remote, StoreError, expanded, store_of
 from .table import Columns, Entry, TableError, read_table
 from .tars import TarShardError, read_tar

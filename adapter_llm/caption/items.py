@@ -1,7 +1,8 @@
-"""Inputs one by one: found, named, listed in a table or packed in a shard; each once, under an id of its own."""
+"""Inputs one by one: found, named, listed in a table or packed in a shard; each once."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from urllib.parse import urlsplit
 
 from .content import Content, Held, WebFile
 from .kinds import Kinds, hinted
-from .seen import Seen
+from .rows import KEY_BYTES
 from .stores import SCHEME, WEB, Local, Remote, prompt_beside, store_of
 from .table import Entry
 from .tars import Member
@@ -21,7 +22,7 @@ PROMPT_FIELD = "prompt"  # of JSON beside an input, unless another is named
 class Input:
     """One picture, film, sound, ... to be captioned."""
 
-    id: str  # the same in every run, unique within one
+    id: str  # the same in every run; with the prompt it tells an input from all others
     path: str  # a file, a URL, or shard.tar/member
     keyword: str  # of the loader
     prompt: str | None  # its own; None: that of the run
@@ -37,6 +38,29 @@ class Problem:
     input: str  # what was given, or where in it
     message: str  # a sentence
     id: str | None = None  # of the row that is missing for it; None: there is no one row
+
+
+class Seen:
+    """Which inputs were there before: a digest or two of each."""
+
+    def __init__(self) -> None:
+        self._known: set[bytes] = set()
+        self._paths: dict[bytes, bytes] = {}  # of ids that tables give
+
+    def first(self, *words: str | None) -> bool:
+        """Whether they are new."""
+        before = len(self._known)
+        self._known.add(_digest(*words))
+        return len(self._known) > before
+
+    def owns(self, path: str, id: str) -> bool:
+        """Whether the id that a table gives to a path is not another's."""
+        return self._paths.setdefault(_digest(id), _digest(path)) == _digest(path)
+
+
+def _digest(*words: str | None) -> bytes:
+    """Names that are no UTF-8 keep their bytes."""
+    return hashlib.blake2b(repr(words).encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
 
 
 class Items:
@@ -116,23 +140,26 @@ class Items:
         place: str | None = None,
         id: str | None = None,
     ) -> Iterator[Input | Problem]:
-        if id is not None and self._seen is not None:
-            new = self._seen.first(id, path, prompt)
-            if new is None:
-                yield Problem(path, f"the id {id!r} of {path!r} is that of another input, too; give each its own")
-            if not new:
+        seen, own = self._seen, same(path) if id is None else id
+        if seen is not None:
+            if not seen.first(own, path if id else "", prompt):
                 return
-        elif id is None:
-            id = path if self._seen is None else self._seen.id_for(path, same(path), prompt)
-        if id is not None:
-            yield Input(id, path, keyword, prompt, read, name, place)
+            if id is not None and not seen.owns(path, id):
+                yield Problem(path, f"the id {id!r} of {path!r} is that of another input, too; give each its own")
+                return
+            if self.kinds.options.one_each and not seen.first("one", own):
+                more = "is asked about twice, and there is room for one caption; take --format jsonl"
+                yield Problem(path, f"{path!r} {more}")
+                return
+        yield Input(id or path, path, keyword, prompt, read, name, place)
 
 
 def tidy(path: str) -> str:
     """A path that leads nowhere but down, to be put below an output: of a URL host and path."""
     if scheme := SCHEME.match(path):
         parts = urlsplit(path)
-        path = f"{parts.netloc}{parts.path}" if WEB.match(path) else path[scheme.end() :]
+        host = parts.netloc.rpartition("@")[2].replace(":", "_")  # a port is in no file's name
+        path = f"{host}{parts.path}" if WEB.match(path) else path[scheme.end() :]
     elif os.path.isabs(path):
         path = os.path.basename(path)
     parts = [part for part in path.replace(os.sep, "/").split("/") if part not in ("", ".")]

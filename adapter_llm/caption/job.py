@@ -8,17 +8,19 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 
 from imagebind_encoder.media.source import MediaError
 
 from ..encoding import INPUT_ERRORS
 from ..processing import MediaItem
 from ..words import one_line
-from .captioner import Captioner, CaptionOptions, failed
+from .captioner import Captioner
 from .content import Content
 from .inputs import Input, Inputs, Problem, SourceOptions, read_inputs
 from .interrupts import undisturbed
 from .model import ModelFolders
+from .options import CaptionOptions, failed
 from .outputs import Done, Output
 from .workers import WHOLE, Share
 
@@ -140,7 +142,7 @@ class _Run:
         if first is None:
             self._write(1)
             return self._outcome(inputs, 0.0)
-        results = self.writer(self.job, kinds, self.output.keeps_media, _chained(first, entries))
+        results = self.writer(self.job, kinds, self.output.keeps_media, chain([first], entries))
         began = time.monotonic()
         disable = None if self.show else True  # none where nobody looks
         with (
@@ -231,8 +233,11 @@ class _Run:
         if len(self.waiting) >= least or (self.waiting and time.monotonic() - self.written > FLUSH):
             rows, self.waiting = self.waiting, []
             with undisturbed():
-                self.output.write(rows)
+                failed = self.output.write(rows)
             self.written = time.monotonic()
+            for row in (one.row for one in failed):  # what was captioned, and could not be kept
+                self.captioned -= 1
+                self._fail(row.path, row.error)
 
     def _outcome(self, inputs: Inputs, seconds: float) -> Outcome:
         if self.show and inputs.left_out:
@@ -242,8 +247,3 @@ class _Run:
 
 def _nothing() -> Content:
     raise MediaError("there is nothing to read")
-
-
-def _chained(first: Input, rest: Iterator[Input]) -> Iterator[Input]:
-    yield first
-    yield from rest

@@ -26,6 +26,7 @@ class SourceOptions:
     id_column: str | None = None  # None: the path is the id
     prompt_column: str | None = None  # None: the run's prompt
     prompt_suffix: str | None = None  # of a file beside each input that holds its prompt: ".prompt", ".json"
+    one_each: bool = False  # there is room for one caption of each: nothing is asked about twice
 
 
 @dataclass(frozen=True)

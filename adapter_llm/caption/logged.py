@@ -50,8 +50,9 @@ class JsonLines:
     def refuses(self, item: Input) -> str | None:
         return None
 
-    def write(self, done: Sequence[Done]) -> None:
+    def write(self, done: Sequence[Done]) -> Sequence[Done]:
         self._log.append([one.row for one in done])
+        return ()
 
     def close(self) -> None:
         with self._open:
@@ -73,6 +74,7 @@ class JsonLines:
         with _all_locked(log) as parts:
             known = cls.make_known()
             for number, part in enumerate(parts):
+                known.begin()
                 for offset, _, values in scan(part, columns):
                     place = number * LARGEST + offset
                     known.add(values["id"], values["config_hash"], values["status"] == "ok", place)

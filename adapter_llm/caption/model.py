@@ -47,6 +47,10 @@ class ModelFolders:
     dtype: str = "auto"
     index: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    faithful: bool = False  # to the originals of published weights
+    allow_base_mismatch: bool = False
+    device_map: str | None = None
+    offload_folder: str | None = None
 
     @classmethod
     def find(cls, weights: str | Path, llm: str | None = None, **options: Any) -> ModelFolders:
@@ -69,7 +73,8 @@ class ModelFolders:
         words = {name: sha256_of(self.decoder / name) for name in WORDS if (self.decoder / name).is_file()}
         index = self.index and sha256_of(Path(self.index).expanduser())
         config = with_settings(self.encoder.whole_config, self.settings)
-        found = digest(self.encoder.fingerprint, adapter.sha256, config, fingerprint(self.decoder), words, index)
+        parts = [self.encoder.fingerprint, adapter.sha256, config, fingerprint(self.decoder), words, index]
+        found = digest(*parts, *["faithful"][: self.faithful])
         path = Path(self.weights).expanduser()
         name = path.resolve().name if path.is_dir() else self.weights
         # "auto" depends on the machine, and answers on the dtype
@@ -88,4 +93,8 @@ class ModelFolders:
             media=keywords,
             index=self.index,
             settings=self.settings,
+            faithful=self.faithful,
+            allow_base_mismatch=self.allow_base_mismatch,
+            device_map=self.device_map,
+            offload_folder=self.offload_folder,
         )

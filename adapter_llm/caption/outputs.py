@@ -26,13 +26,20 @@ class Output(Protocol):
     keeps_media: bool  # whether `write` needs the content
 
     def finished(self, id: str, config_hash: str) -> bool:
-        """Whether there is a row with status ok, in this output or in what its sister processes wrote."""
+        """Whether there is a row with status ok, in this output or in what its sister processes wrote.
+
+        If there is, errors that earlier runs met with this id are taken out, too.
+        """
 
     def refuses(self, item: Input) -> str | None:
         """Why this input's caption could not be kept here, in a sentence, before it is made; None: it can."""
 
-    def write(self, done: Sequence[Done]) -> None:
-        """On its way to the disk, whatever happens to this process, when this returns. Raises OutputError."""
+    def write(self, done: Sequence[Done]) -> Sequence[Done]:
+        """On its way to the disk, whatever happens to this process, when this returns.
+
+        Those whose captions could not be kept after all come back with rows that say why, as they were written.
+        Raises OutputError.
+        """
 
     def close(self) -> None:
         """Take replaced rows out, finish parts, and let others write. Raises OutputError."""

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..space.formats import PARQUET_EXTRA, not_ours, whole
+from ..space.formats import not_ours, pyarrow_and_parquet, whole
 from ..space.journal import only_writer
 from ..space.records import OutputError
 from ..words import one_line
@@ -46,16 +46,17 @@ class ParquetParts:
             self._open = stack.pop_all()
 
     def finished(self, id: str, config_hash: str) -> bool:
-        return self._known.finished(id, config_hash) or self._log.known.finished(id, config_hash)
+        return any([known.finished(id, config_hash) for known in (self._known, self._log.known)])
 
     def refuses(self, item: Input) -> str | None:
         return None
 
-    def write(self, done: Sequence[Done]) -> None:
+    def write(self, done: Sequence[Done]) -> Sequence[Done]:
         self._log.append([one.row for one in done])
         if len(self._log.known) >= self.options.rows_a_part:
             self._finish_part()
             self._begin(self._number + 1)
+        return ()
 
     def close(self) -> None:
         with self._open:
@@ -83,6 +84,7 @@ class ParquetParts:
                 with suppress(FileNotFoundError):  # became a part, or was merged, just now
                     for id, config_hash, ok in part_keys(entry) if part else waiting_keys(entry):
                         self._known.add_elsewhere(id, config_hash, ok)
+        self._known.begin()
         for number, entry in waiting.items():
             if (self.path / self._name(number)).exists():  # killed when the part had its name already
                 entry.unlink()
@@ -119,18 +121,25 @@ class ParquetParts:
         shards = sorted({int(found[1][1:6]) for found in there if found[1]})
         if not shards:
             return
-        for shard in shards:
+        for shard in (None, *shards):
             cls(path, shard, options).close()  # makes a part of what waits
         with ExitStack() as locks:
             for prefix in ("", *(f"s{shard:05d}-" for shard in shards)):
                 locks.enter_context(only_writer(path / f"part-{prefix}"))
             parts = sorted((entry.name, entry) for entry in path.iterdir() if PART.fullmatch(entry.name))
             number = max([int(PART.fullmatch(name)[2]) for name, _ in parts if not PART.fullmatch(name)[1]], default=-1)
-            for name, entry in parts:
-                if PART.fullmatch(name)[1]:
+            known, last = KnownRows(), None
+            for name, entry in parts:  # those that were there first
+                shard, place = PART.fullmatch(name)[1], entry
+                if shard:
                     number += 1
-                    entry.rename(path / f"part-{number:05d}.parquet")
-        cls(path, None, options).close()  # takes out what was replaced
+                    place = entry.rename(path / f"part-{number:05d}.parquet")
+                if shard != last:
+                    known.begin()
+                last = shard
+                for row, key in enumerate(part_keys(place)):
+                    known.add(*key, (place, row))
+            take_out(known.stale)
 
     @classmethod
     def discard(cls, path: Path) -> None:
@@ -207,9 +216,4 @@ def _cell(value: Any) -> Any:
 
 
 def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise OutputError(PARQUET_EXTRA.replace("write .npz or .jsonl", "write .jsonl")) from error
-    return pyarrow, parquet
+    return pyarrow_and_parquet(OutputError, "write .jsonl")

@@ -72,7 +72,7 @@ class RayEngine:
             feed = _start_feed(ray)
             sender = _Sender(ray, feed, entries, job.options.batch_size, workers * AHEAD)
             with closing(sender), ThreadPoolExecutor(job.options.readers) as readers, _said_plainly(ray):
-                workers = sender.wait(workers)
+                workers = sender.wait(workers)  # more would find nothing to do
                 for batch in self._rows(ray, workers, gpus, (job, kinds, self.threads, feed)) if workers else ():
                     [number], [lines], [error] = (batch[name].to_pylist() for name in batch.column_names)
                     if error is not None:

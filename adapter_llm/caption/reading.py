@@ -45,7 +45,7 @@ class ReadAhead(Generic[G, R]):
         """
         with self._changed:
             while wait and not self._ready and self._working:
-                self._changed.wait()
+                self._changed.wait(0.5)  # Windows hears Ctrl-C between two waits alone
             taken = [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
         for _ in taken:
             self._room.release()

@@ -53,6 +53,7 @@ class RowLog:
             with suppress(FileNotFoundError):  # it was merged just now
                 for _, _, values in scan(other, self._columns):
                     self.known.add_elsewhere(values["id"], values["config_hash"], values["status"] == "ok")
+        self.known.begin()
         try:
             self._file = path.open("ab", buffering=0)
             if self._file.tell() != self._end:

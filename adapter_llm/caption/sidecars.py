@@ -58,6 +58,8 @@ class Sidecars(JsonLines):
             return self._refuses(item, self._file_of(item))
 
     def _refuses(self, item: Input, file: str) -> str | None:
+        if item.place is not None and os.path.realpath(item.place) == os.path.realpath(self.path / file):
+            return f"{item.path!r} would be its own caption; give another --output, or --format jsonl"
         if self._claimed.setdefault(text_key(file), text_key(item.id)) != text_key(item.id):
             return f"{self.path / file} will be the caption of another input; rename one of the two"
         try:
@@ -74,16 +76,17 @@ class Sidecars(JsonLines):
             return f"{self.path / file} {whose}; move it, or let it be replaced with --overwrite"
         return None
 
-    def write(self, done: Sequence[Done]) -> None:
+    def write(self, done: Sequence[Done]) -> Sequence[Done]:
         """An input that is refused by now gets a row that says so. Raises OutputError."""
         with self._lock:
             refused = [self._refuses(one.item, self._file_of(one.item)) if one.row.ok else None for one in done]
-            pairs = zip(done, refused, strict=True)
-            self._write([one if why is None else one.failed(why) for one, why in pairs])
+            pairs = [(one, why and one.failed(why)) for one, why in zip(done, refused, strict=True)]
+            self._write([failed or one for one, failed in pairs])
             for one in done:
                 key = text_key(self._file_of(one.item))
                 if self._claimed.get(key) == text_key(one.row.id):
                     del self._claimed[key]
+        return [failed for _, failed in pairs if failed]
 
     def _write(self, done: Sequence[Done]) -> None:
         files = [self._file_of(one.item) if one.row.ok else None for one in done]
@@ -113,7 +116,7 @@ class Sidecars(JsonLines):
     def _file_of(self, item: Input) -> str:
         if item.place is not None:
             place = os.path.join(_real(os.path.dirname(item.place)), os.path.basename(item.place))
-            if os.path.commonpath([place, self._top]) == self._top:
+            if _is_below(place, self._top):
                 return os.path.splitext(os.path.relpath(place, self._top))[0] + ".txt"
         return os.path.splitext(item.name or "unnamed")[0] + ".txt"
 
@@ -149,6 +152,12 @@ class Sidecars(JsonLines):
         with suppress(OSError):
             if values[FILE] is not None and (path / values[FILE]).read_bytes() == _text(values["caption"]):
                 (path / values[FILE]).unlink()
+
+
+def _is_below(place: str, top: str) -> bool:
+    with suppress(ValueError):  # another drive
+        return os.path.commonpath([place, top]) == top
+    return False
 
 
 _real = lru_cache(os.path.realpath)  # of a folder with many files

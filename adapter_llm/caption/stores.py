@@ -49,7 +49,8 @@ class Local:
             yield from (os.path.join(place, name) for name in sorted(names) if not name.startswith("."))
 
     def relative(self, path: str, folder: str) -> str:
-        return os.path.relpath(path, folder or ".")
+        """With slashes, as all names below an output have them."""
+        return os.path.relpath(path, folder or ".").replace(os.sep, "/")
 
     def beside(self, path: str, name: str) -> str:
         """What a table at `path` means by a name."""

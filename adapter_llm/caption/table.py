@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from ..space.formats import pyarrow_and_parquet
 from ..words import listed, one_line
 from .kinds import SourceOptions, suffix_of
 
 # by which columns are known, the likeliest first; image_path counts as path, since its last word does
 PATHS = ("path", "filepath", "file", "filename", "image", "img", "video", "audio", "url", "uri")
 PATHS += ("depth", "thermal", "imu", "point", "picture", "photo", "media", "key")
-PARQUET_EXTRA = 'parquet tables need pyarrow; pip install "adapter-llm[parquet]", or give JSON lines or CSV'
 ROWS_AT_ONCE = 1024  # of parquet
 MEDIA_AT_ONCE = 16  # of them, where they hold the media themselves
 
@@ -155,11 +155,7 @@ def _csv(path: str, file: BinaryIO, options: SourceOptions) -> Iterator[tuple[st
 
 
 def _parquet(path: str, file: BinaryIO, options: SourceOptions) -> Iterator[tuple[str, Any]]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise TableError(PARQUET_EXTRA) from error
+    pyarrow, parquet = pyarrow_and_parquet(TableError, "give JSON lines or CSV")
     try:
         with parquet.ParquetFile(file) as table:
             schema = table.schema_arrow

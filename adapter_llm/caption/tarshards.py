@@ -57,7 +57,8 @@ class TarShards(JsonLines):
     def log_path(cls, path: Path) -> Path:
         return path / LOG
 
-    def write(self, done: Sequence[Done]) -> None:
+    def write(self, done: Sequence[Done]) -> Sequence[Done]:
+        failed: list[Done] = []
         rows: list[CaptionRow] = []
         notes: list[dict[str, Any]] = []
         for one in done:
@@ -68,6 +69,7 @@ class TarShards(JsonLines):
                     note = {SHARD: self._shard, END: self._end}
                 except MediaError as error:  # a film that was removed meanwhile
                     one = one.failed(str(error))
+                    failed.append(one)
             rows.append(one.row)
             notes.append(note)
             if self._count >= self.options.samples_a_tar or self._end >= self.options.bytes_a_tar:
@@ -75,6 +77,7 @@ class TarShards(JsonLines):
                 rows, notes = [], []
                 self._finish_shard()
         self._log.append(rows, notes)
+        return failed
 
     def close(self) -> None:
         with self._open:

@@ -22,7 +22,6 @@ from .records import OutputError, Record, Records, Row, records_of, rows_of
 
 COLUMNS = ("id", "path", "modality", "start", "end", "size", "modified", "config_hash")
 ROWS_AT_ONCE = 1024  # of vectors, on their way to a file
-PARQUET_EXTRA = 'parquet files need pyarrow; pip install "adapter-llm[parquet]", or write .npz or .jsonl'
 
 
 class Format(Protocol):
@@ -193,11 +192,16 @@ def _check_alike(counts: set[int], kind: str) -> None:
 
 
 def _pyarrow() -> tuple[Any, Any]:
+    return pyarrow_and_parquet(OutputError, "write .npz or .jsonl")
+
+
+def pyarrow_and_parquet(error: type[ValueError], instead: str) -> tuple[Any, Any]:
+    """pyarrow and pyarrow.parquet. Raises `error`, with what may be done instead, where they are not installed."""
     try:
         import pyarrow
         from pyarrow import parquet
-    except ImportError as error:
-        raise OutputError(PARQUET_EXTRA) from error
+    except ImportError as missing:
+        raise error(f'parquet needs pyarrow; pip install "adapter-llm[parquet]", or {instead}') from missing
     return pyarrow, parquet
 
 

@@ -7,7 +7,7 @@ import folders
 import pytest
 import torch
 
-from adapter_llm.caption.captioner import Captioner, CaptionOptions, nearest
+from adapter_llm.caption.captioner import GIVEN_UP, Captioner, CaptionOptions, nearest
 from adapter_llm.caption.content import LocalFile
 from adapter_llm.caption.inputs import Input
 from adapter_llm.caption.model import ModelIdentity
@@ -160,6 +160,85 @@ def test_bad_inputs_among_good_ones(pipe, inputs, tmp_path):
         assert [rows[entry.id].caption for entry in inputs] == alone
 
 
+@pytest.mark.parametrize("place", ["encode", "join", "step"])
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_what_breaks_everything_is_one_row(pipe, inputs, monkeypatch, place, batch_size):
+    """An input that a library of tensors breaks over, wherever it is, spoils no other and ends nothing."""
+    whole = {one.row.id: one.row.caption for one in captions(pipe, inputs, batch_size)}
+    make_drafts, make = pipe.drafts, pipe.batch
+    bad = "What is in this picture?"
+    poison = [entry.id for entry in inputs if entry.prompt == bad][2]
+    many = [replace(entry, prompt=f"{bad} " if entry.id == poison else entry.prompt) for entry in inputs]
+
+    def drafts(questions, *args):
+        if place == "encode" and f"{bad} " in questions:
+            raise RuntimeError("shapes\ndiffer")
+        return make_drafts(questions, *args)
+
+    def batch():
+        found = make()
+
+        def watched(name, call):
+            def write(*joining):  # with that row in it, from its first token on or later
+                drafts = joining[0] if joining else found.drafts
+                at = {"join": lambda draft: True, "step": lambda draft: draft.ids}.get(place, lambda draft: False)
+                if any(draft.prompt == f"{bad} " and at(draft) for draft in drafts):
+                    raise RuntimeError("shapes\ndiffer")
+                return call(*joining)
+
+            monkeypatch.setattr(found, name, write)
+
+        watched("join", found.join)
+        watched("step", found.step)
+        return found
+
+    monkeypatch.setattr(pipe, "drafts", drafts)
+    monkeypatch.setattr(pipe, "batch", batch)
+    rows = {one.row.id: one.row for one in captions(pipe, many, batch_size)}
+    assert rows.keys() == whole.keys()
+    [row] = [row for row in rows.values() if not row.ok]
+    assert (row.id, row.error, row.finish_reason) == (poison, "unexpected RuntimeError: shapes differ", "error")
+    assert {row.id: row.caption for row in rows.values() if row.ok} == {
+        id: caption for id, caption in whole.items() if id != poison
+    }
+
+
+def test_what_breaks_with_all_inputs_is_no_input(pipe, inputs, monkeypatch):
+    """A device that is lost makes no million rows; and nothing stops Ctrl-C."""
+
+    def broken(*args):
+        raise RuntimeError("the device is lost")
+
+    def pressed(*args):
+        raise KeyboardInterrupt
+
+    many = [replace(entry, id=f"{entry.id} {number}") for number in range(12) for entry in inputs]
+    found = []
+    monkeypatch.setattr(pipe, "drafts", broken)
+    with pytest.raises(RuntimeError, match="the device is lost"):
+        found.extend(done for done in Captioner(pipe, MODEL, options(4)).captions(many))
+    assert 0 < sum(map(len, found)) < GIVEN_UP and not any(one.row.ok for done in found for one in done)
+    monkeypatch.setattr(pipe, "drafts", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        captions(pipe, inputs)
+
+
+def test_an_answer_of_no_numbers_is_an_error(pipe, inputs, monkeypatch):
+    make_drafts = pipe.drafts
+
+    def drafts(*args):
+        found = make_drafts(*args)
+        add = found[0].add
+        monkeypatch.setattr(found[0], "add", lambda token, logits: add(None if found[0].ids else token, logits))
+        return found
+
+    monkeypatch.setattr(pipe, "drafts", drafts)
+    [done] = captions(pipe, inputs[:1])
+    row = done.row
+    assert (row.status, row.finish_reason, row.caption, row.n_tokens) == ("error", "error", None, 0)
+    assert row.error.startswith("the model computed no numbers for this input") and row.sha256
+
+
 def test_all_bad(pipe, inputs, tmp_path):
     bad = [replace(entry, read=LocalFile(str(tmp_path / "none"))) for entry in inputs]
     assert [one.row.status for one in captions(pipe, bad, 3)] == ["error"] * len(bad)
@@ -196,7 +275,7 @@ def test_the_hash_is_of_all_that_a_caption_depends_on(inputs):
         (options(reading=InputOptions(pool="max")), MODEL, entry),
         (options(retrieval=RetrievalOptions(weight=0.25)), MODEL, entry),
         *((options(**{name: value}), MODEL, entry) for name, value in
-          [("max_new_tokens", 8), ("temperature", 0.5), ("top_p", 0.5), ("seed", 1)]),
+          [("max_new_tokens", 8), ("temperature", 0.5), ("top_p", 0.5), ("seed", 1), ("stop", ("x",))]),
     ]  # fmt: skip
     found = {chosen.config_hash(model, one) for chosen, model, one in [(plain, MODEL, entry), *others]}
     assert len(found) == len(others) + 1

@@ -93,6 +93,36 @@ def test_options_reach_the_model(run, media, tmp_path, pipe):
         assert (row["prompt"], row["caption"]) == ("Hi", single)
 
 
+def test_weights_that_demo_can_use_can_caption(run, media, tmp_path, monkeypatch):
+    from adapter_llm.pipeline import Pipeline
+
+    load, given = Pipeline.from_pretrained, {}
+
+    def watched(*args, **options):
+        given.update(options)
+        return load(*args, **options)
+
+    monkeypatch.setattr(Pipeline, "from_pretrained", watched)
+    flags = ["--faithful", "--allow-base-mismatch", "--device-map", "auto", "--offload-folder", "x"]
+    plain, published = tmp_path / "plain.jsonl", tmp_path / "published.jsonl"
+    assert run(media, "--output", plain)[0] == run(media, "--output", published, *flags)[0] == 0
+    assert {name: given[name] for name in ("faithful", "allow_base_mismatch", "device_map", "offload_folder")} == {
+        "faithful": True, "allow_base_mismatch": True, "device_map": "auto", "offload_folder": "x",
+    }  # fmt: skip
+    hashes = [{row["config_hash"] for row in rows_of(path)} for path in (plain, published)]
+    assert len(hashes[0]) == len(hashes[1]) == 1 and hashes[0] != hashes[1]
+
+
+def test_one_text_beside_a_file_that_is_asked_about_twice(run, media, tmp_path):
+    table = tmp_path / "photos.csv"
+    table.write_text("file,ask\nmedia/0.png,Hi\nmedia/0.png,Why?\n")
+    code, _, err = run(table, "--output", media, "--format", "txt", "--prompt-column", "ask")
+    assert code == 1 and "1 captioned, 1 failed" in err
+    assert "is asked about twice, and there is room for one caption" in err
+    code, *_ = run(table, "--output", tmp_path / "rows.jsonl", "--prompt-column", "ask")
+    assert code == 0 and [row["prompt"] for row in rows_of(tmp_path / "rows.jsonl")] == ["Hi", "Why?"]
+
+
 def test_prompts_and_ids_of_a_table(run, media, tmp_path, pipe):
     table = tmp_path / "photos.csv"
     table.write_text("name,photo,ask\na,media/0.png,Hi\nb,media/1.png,\nc,media/0.png,Why?\n")
@@ -152,6 +182,7 @@ def test_shares_by_hand_and_together(run, media, tmp_path):
     (["{media}", "--output", "x.jsonl", "--set", "imu"], "'imu' is no setting; write KIND.NAME=VALUE"),
     (["{media}", "--output", "x.jsonl", "--blend", "0.5"], "--blend says how much of an index to take in"),
     (["{media}", "--output", "x.jsonl", "--shard", "1/2", "--no-resume"], "--no-resume would throw away what the"),
+    (["{media}", "--output", "x.jsonl", "--device-map", "auto", "--engine", "ray"], "start one process, without Ray"),
     (["{media}", "--output", "x.jsonl", "--prompt", " "], "the prompt is empty; ask something, or leave"),
 ])  # fmt: skip
 def test_wrong_use_is_one_line(run, media, monkeypatch, tmp_path, given, message):

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from output_readers import done, found
 
-from adapter_llm.caption.content import Content
+from adapter_llm.caption.content import Content, LocalFile
+from adapter_llm.caption.items import Input
 from adapter_llm.caption.outputs import OutputError, OutputOptions, merge, open_output
 from adapter_llm.caption.rowlog import RowLog, read_rows
 from adapter_llm.caption.rows import COLUMNS, CaptionRow
+from imagebind_encoder.media.source import MediaError
 
 SMALL = OutputOptions(rows_a_part=4, samples_a_tar=2)
 
@@ -273,6 +275,34 @@ def test_a_folder_that_begins_with_the_same_letters_is_another(photos, tmp_path)
     assert (photos / "q" / "0.txt").exists() and not (tmp_path / "photos2" / "q" / "0.txt").exists()
 
 
+def test_an_input_is_not_its_own_caption(tmp_path):
+    """Words that are looked at end in .txt, too."""
+    words = tmp_path / "words.txt"
+    words.write_text("a dog barks")
+    item = Input(str(words), str(words), "text", None, LocalFile(str(words)), "words.txt", str(words))
+    one = replace(done(0), item=item)
+    for overwrite in (False, True):
+        output = open_output(tmp_path, "txt", options=OutputOptions(overwrite=overwrite))
+        assert output.refuses(item).endswith("would be its own caption; give another --output, or --format jsonl")
+        [failed] = output.write([one])
+        output.close()
+        assert not failed.row.ok and words.read_text() == "a dog barks"
+
+
+def test_inputs_on_another_drive_lie_below_no_output(photos, tmp_path, monkeypatch):
+    """Windows knows no path from one drive to another."""
+
+    def drives(paths):
+        raise ValueError("Paths don't have the same drive")
+
+    output = open_output(tmp_path / "texts", "txt")
+    monkeypatch.setattr(os.path, "commonpath", drives)
+    assert output.refuses(done(0, media=photos).item) is None
+    output.write([done(0, media=photos)])
+    output.close()
+    assert (tmp_path / "texts" / "q" / "0.txt").read_text() == "caption 0 by h1\n"
+
+
 def test_texts_of_sister_processes_are_ours(photos):
     write(photos, "txt", done(0, media=photos), done(1, media=photos))
     output = open_output(photos, "txt", shard=1)
@@ -378,6 +408,21 @@ def test_rows_of_sisters_do_not_hide_the_shard_that_is_being_written(tmp_path):
         log.write(rows)
     write(path, "webdataset", done(8))
     assert [row[0] for row in found("webdataset", path)] == ["q/0.jpg", "q/7.jpg", "q/8.jpg"]
+
+
+def test_a_sample_whose_medium_is_gone_is_told(tmp_path):
+    """A film lies on the disk until it is written; it was captioned, and cannot be kept."""
+    one = done(1)
+
+    class Gone:
+        def data(self):
+            raise MediaError("'q/1.jpg' is gone")
+
+    output = open_output(tmp_path / "shards", "webdataset")
+    [failed] = output.write([done(0), replace(one, content=Gone()), done(2)])
+    output.close()
+    assert (failed.item, failed.row.status, failed.row.error) == (one.item, "error", "'q/1.jpg' is gone")
+    assert [row[2] for row in found("webdataset", tmp_path / "shards")] == ["ok", "error", "ok"]
 
 
 def test_a_file_that_changed_is_no_longer_the_one_that_was_captioned(tmp_path):

@@ -1,9 +1,11 @@
 """What inputs stand for: each once, in order, near or far, and a sentence for those that stand for nothing."""
 
 import io
+import ntpath
 import os
 import pickle
 import sys
+from types import SimpleNamespace
 
 import fsspec
 import pytest
@@ -229,13 +231,23 @@ def test_one_file_with_several_prompts(place):
     (place / "t.csv").write_text("\n".join(rows))
     found = walk("t.csv", prompt_column="prompt")
     assert [(one.id, one.prompt) for one in found] == [
-        ("photos/a.jpg", "Who?"), ("photos/a.jpg#2", "Where?"), ("photos/a.jpg#3", None),
-        ("photos/b.PNG", None), ("photos/b.PNG#2", "Who?"), ("photos/a.jpg#4", "Why?"),
+        ("photos/a.jpg", "Who?"), ("photos/a.jpg", "Where?"), ("photos/a.jpg", None),
+        ("photos/b.PNG", None), ("photos/b.PNG", "Who?"), ("photos/a.jpg", "Why?"),
     ]  # fmt: skip
-    assert len({one.path for one in found}) == 2
     assert ids("t.csv") == ["photos/a.jpg", "photos/b.PNG"]
-    names = ["photos/a.jpg", "photos/a.jpg#2", "photos/a.jpg#3"]
-    assert ids("photos/a.jpg", "t.csv", prompt_column="prompt")[:3] == names
+    assert len(ids("photos/a.jpg", "t.csv", prompt_column="prompt")) == len(found)
+    (place / "t.csv").write_text("\n".join([rows[0], "photos/q/c.mp4,When?", *rows[1:]]))
+    moved = walk("t.csv", prompt_column="prompt")[1:]
+    assert [(one.id, one.prompt) for one in moved] == [(one.id, one.prompt) for one in found]
+
+
+def test_one_prompt_each_where_there_is_room_for_one(place):
+    (place / "t.csv").write_text("file,prompt\nphotos/a.jpg,Who?\nphotos/b.PNG,\nphotos/a.jpg,Who?\nphotos/a.jpg,Why?")
+    *found, problem = walk("t.csv", prompt_column="prompt", one_each=True)
+    assert [(one.id, one.prompt) for one in found] == [("photos/a.jpg", "Who?"), ("photos/b.PNG", None)]
+    assert problem.id is None and problem.message == (
+        "'photos/a.jpg' is asked about twice, and there is room for one caption; take --format jsonl"
+    )
 
 
 # far away
@@ -310,10 +322,18 @@ def test_addresses(monkeypatch):
 @pytest.mark.parametrize("path, name", [
     ("../x/a.jpg", "x/a.jpg"), ("x/../../a.jpg", "a.jpg"), ("./x//a.jpg", "x/a.jpg"), ("/etc/a.jpg", "a.jpg"),
     ("https://host/../../etc/a.jpg?b=/c", "etc/a.jpg"), ("s3://bucket/../a.jpg", "a.jpg"),
+    ("http://ann:secret@localhost:8000/a.jpg", "localhost_8000/a.jpg"),
 ])  # fmt: skip
 def test_names_lead_nowhere_but_down(path, name):
     """Outputs are written below a folder under these names."""
     assert tidy(path) == name
+
+
+def test_names_have_slashes_where_paths_have_others(monkeypatch):
+    from adapter_llm.caption import stores
+
+    monkeypatch.setattr(stores, "os", SimpleNamespace(path=ntpath, sep="\\"))
+    assert stores.Local().relative("C:\\photos\\2024\\a.jpg", "C:\\photos") == "2024/a.jpg"
 
 
 def test_kinds_by_the_name_of_a_column():

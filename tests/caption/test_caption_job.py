@@ -42,9 +42,10 @@ def run(pipe, model, tmp_path):
     """An outcome, the rows of the output, and the kinds that a model was loaded for."""
 
     def call(*given, output=tmp_path / "rows.jsonl", share=Share(), on_error="skip", keywords=("image", "imu"),
-             writer=None, tokens=6, forced=None, resume=True, **options):  # fmt: skip
+             writer=None, tokens=6, forced=None, resume=True, suffix=None, **options):  # fmt: skip
         options = CaptionOptions(**{"generation": GenerationOptions(max_new_tokens=tokens), "batch_size": 4, **options})
-        job = Job(model, [str(one) for one in given], SourceOptions(keywords, forced), options, share, on_error)
+        sources = SourceOptions(keywords, forced, prompt_suffix=suffix)
+        job = Job(model, [str(one) for one in given], sources, options, share, on_error)
         loaded = []
 
         def write(job, kinds, keep_content, inputs):
@@ -233,7 +234,7 @@ class Slow:
 
     def write(self, done):
         self.batches.append([one.row.id for one in done])
-        self.then(done)
+        return self.then(done) or ()
 
 
 def watched(pipe, model, media, output, **options):
@@ -319,6 +320,24 @@ def test_a_full_disk_ends_it(pipe, model, media):
     with pytest.raises(OSError, match="no room"):
         watched(pipe, model, media, output, batch_size=2)
     assert len(output.batches) == 1, "rows that may have been written are not written again"
+
+
+def test_what_could_not_be_kept_is_no_caption(pipe, model, media, capsys):
+    """It was captioned; while it was written something was in the way."""
+    output = Slow(lambda done: [one.failed("it is in the way") for one in done if one.row.id.endswith("05.png")])
+    outcome = watched(pipe, model, media, output)
+    assert (outcome.captioned, outcome.failed) == (COUNT - 2, 2)
+    assert "05.png: it is in the way" in capsys.readouterr().err
+
+
+def test_a_broken_prompt_leaves_no_row_when_it_is_mended(run, media, pipe, tmp_path):
+    ask = media / "03.ask"
+    for words, expected in ((b"\xff", "error"), (b"Why?", "ok"), (b"\xff", "error"), (b"Why?", "ok")):
+        ask.write_bytes(words)
+        _, rows, _ = run(media, suffix=".ask")
+        assert sorted(row["id"] for row in rows) == sorted({row["id"] for row in rows}) or words == b"\xff"
+        assert [row["status"] for row in rows if "03" in row["id"]][-1] == expected
+    assert len(rows) == COUNT and names(rows) == ALL
 
 
 def test_the_summary():

@@ -80,6 +80,9 @@ def test_settings_index_and_dtype_count(places, pipe, tmp_path):
     ways = [{}, {"settings": {"imu.rate": 50}}, {"settings": {"imu.rate": 60}},
             {"index": str(tmp_path / "0.index")}, {"index": str(tmp_path / "1.index")}]  # fmt: skip
     assert len({found(places, **way).identity.fingerprint for way in ways}) == len(ways)
+    assert found(places, faithful=True).identity.fingerprint != found(places).identity.fingerprint
+    elsewhere = {"device_map": "auto", "offload_folder": str(tmp_path), "allow_base_mismatch": True}
+    assert found(places, **elsewhere).identity == found(places).identity
     other = found(places, dtype="bfloat16").identity
     assert other.dtype == "bfloat16" and other.fingerprint == found(places).identity.fingerprint
     assert found(places, dtype="auto").identity.dtype in ("float32", "bfloat16")
@@ -97,6 +100,12 @@ def test_loading(places, pipe):
     loaded = model.load({"imu"})
     assert loaded.keywords == ["imu"] and loaded.config.encoder.imu.rate == 50
     assert next(loaded.model.llama.parameters()).dtype == torch.float32
+    asked = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("adapter_llm.pipeline.Pipeline.from_pretrained", lambda *args, **options: asked.update(options))
+        placing = {"faithful": True, "allow_base_mismatch": True, "device_map": "auto", "offload_folder": "x"}
+        found(places, **placing).load()
+    assert asked.items() >= placing.items()
     assert found(places, dtype="bfloat16").load().model.llama.dtype == torch.bfloat16
 
 

@@ -175,9 +175,14 @@ def test_an_input_that_ends_every_worker_is_found(cluster, job):
     error, rows = tell(Worker(job, {"image"}, 1, feed))
     assert error is None and [bool(row) for row in rows] == [False, False, True, False]
     assert "2.png' ended each worker that read it" in rows[2]
-    for place in (0, 0, 1, 1):  # together with 2 all that were read: it is not the files
+    worker = Worker(job, {"image"}, 1, feed)
+    for place in (0, 0, 3, 3):
         ray.get(feed.begin_alone.remote(0, place))
-    error, rows = tell(Worker(job, {"image"}, 1, feed))
+    error, rows = tell(worker)
+    assert error is None and [bool(row) for row in rows] == [True, False, True, True]
+    for place in (1, 1):  # nothing that was read survives: it is not the files
+        ray.get(feed.begin_alone.remote(0, place))
+    error, rows = tell(worker)
     broken, _ = ray.cloudpickle.loads(error)
     assert not rows and isinstance(broken, WorkerError) and "workers died again and again" in str(broken)
     ray.get(feed.done.remote(0))

@@ -128,6 +128,14 @@ def test_ids_of_a_column_are_each_of_one_input(place):
     ]  # fmt: skip
 
 
+def test_ids_of_a_column_with_several_prompts(place):
+    rows = [("1", "a.jpg", "Who?"), ("1", "a.jpg", "Why?"), ("1", "b.jpg", "Who?"), ("1", "b.jpg", "Why?")]
+    save(place / "t.jsonl", [{"id": id, "path": path, "ask": ask} for id, path, ask in rows])
+    found = walk("t.jsonl", id_column="id", prompt_column="ask")
+    assert [(one.id, one.prompt) for one in found[:2]] == [("1", "Who?"), ("1", "Why?")]
+    assert ["that of another input" in one.message for one in found[2:]] == [True, True]
+
+
 def test_csv_as_people_have_it(place):
     (place / "t.csv").write_bytes('\ufeffpath;note\n"a;b.jpg";"two\nlines"\nc.jpg;x;y\nd.jpg\n'.encode())
     found = walk("t.csv")
