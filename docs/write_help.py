@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Write what --help says into the pages of this folder:  python docs/write_help.py
 
-A page holds a line `<!-- help: COMMAND -->`, such as `<!-- help: demo -->` or `<!-- help: caption -->`, and a code block
-below it. Without changes nothing is written; a test compares the pages with what they should be.
+A page holds a line `<!-- help: COMMAND -->`, such as `<!-- help: demo -->` or `<!-- help: caption -->`, and below it a
+block of code. Without changes nothing is written; a test compares the pages with what they should be.
 """
 
 import os

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -15,6 +16,10 @@ from .port import listen
 from .service import Service
 
 FLUSH = 5  # seconds for connections to take their last bytes
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def serve(server: Server, sock: socket.socket) -> None:
@@ -55,7 +60,11 @@ class Server(uvicorn.Server):
         if self.deadline is not None:
             self.leave(128 + sig)
         self.service.draining = True
-        self.deadline = time.monotonic() + self.service.config.shutdown_timeout
+        seconds, left = self.service.config.shutdown_timeout, self.service.under_way
+        self.deadline = time.monotonic() + seconds
+        if left:
+            requests = "a request is" if left == 1 else f"{left} requests are"
+            say(f"stopping: {requests} answered first, for {seconds:g} s at most; once more ends it at once")
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to end."""

@@ -21,8 +21,8 @@ LEVELS = (
     {"pipeline"},
     {"engine"},
     {"data", "train", "train_encoder", "warm_start", "vocabulary", "sentences", "instructions", "indexing",
-     "convert", "identify", "inspection", "caption", "evaluate", "page", "serve", "sounds", "senses", "corpus", "train_text",
-     "train_audio", "train_imu", "recipe", "recipe_trunks", "recipe_senses", "evaluate_senses"},
+     "convert", "identify", "inspection", "caption", "evaluate", "page", "serve", "sounds", "senses", "corpus",
+     "train_text", "train_audio", "train_imu", "recipe", "recipe_trunks", "recipe_senses", "evaluate_senses"},
     {"cli", "commands_space", "commands_caption", "commands_serve", "__main__", "demo"},
 )  # fmt: skip
 UNPLACED = 7  # a module that is in no level belongs with training and tools: nothing at inference imports it

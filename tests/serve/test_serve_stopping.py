@@ -27,13 +27,14 @@ def body(**more):
     return {"messages": [user(QUESTION)], "max_tokens": 25, **more}
 
 
-def test_running_answers_are_finished_and_newcomers_turned_away(pipe):
+def test_running_answers_are_finished_and_newcomers_turned_away(pipe, capfd):
     with serving(pipe, batch_size=1) as running, ThreadPoolExecutor(3) as pool:
         whole = running.post(body()).json()["choices"]
         with holding(pipe):
             begun = [pool.submit(running.post, body()), pool.submit(running.post, body(stream=True))]
             assert until(lambda: running.service.engine.counts.waiting == 1)
             running.signal()
+            assert "stopping: 2 requests are answered first, for " in capfd.readouterr().err
             check_error(running.post(body()), 503)
             check_error(running.post({"input": "a"}, "/v1/embeddings"), 503)
             health = running.get("/health")
