@@ -40,7 +40,8 @@ def test_readme_shows_every_room_of_the_house():
 
 COFFEE = 'python demo.py --image examples/coffee.jpg --prompt "What is in this picture?"'
 YOURS = ("photo.jpg", "a.jpg", "film.mp4")  # files that the reader has to bring
-READY = [command for command in COMMANDS if not any(name in command for name in YOURS)]
+PAGE = "python demo.py"  # goes on until it is stopped; tests/page opens it
+READY = [command for command in COMMANDS if command != PAGE and not any(name in command for name in YOURS)]
 SCRIPTS = [block for language, block in BLOCKS if language == "python"]
 
 
@@ -67,6 +68,11 @@ def test_readme_commands_answer(done, command):
     answer = done[command]
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.strip()
+
+
+def test_the_page_is_tried_elsewhere():
+    assert PAGE in COMMANDS
+    assert "open_page" in (ROOT / "tests" / "page" / "conftest.py").read_text(encoding="utf-8")
 
 
 @pytest.mark.weights
