@@ -47,7 +47,9 @@ def describe(source: object) -> str:
         return f"{len(source)} bytes"
     if isinstance(source, (str, os.PathLike)):
         text = os.fspath(source)
-        return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+        if len(text) > _SHOWN:  # a file's name is at the end, what a data: URI is at the beginning
+            text = f"{text[: _SHOWN // 4]}...{text[-3 * _SHOWN // 4 :]}"
+        return repr(text)
     return type(source).__name__
 
 

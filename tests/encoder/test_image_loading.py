@@ -14,6 +14,7 @@ from PIL import Image
 from imagebind_encoder import ImageConfig, MediaError, load_image, open_image
 from imagebind_encoder.media import Limits, fetch_url, fit_image, read_source
 from imagebind_encoder.media import image as image_module
+from imagebind_encoder.media.source import describe
 
 CONFIG = ImageConfig(size=20)
 
@@ -302,3 +303,12 @@ def test_slow_download_ends_at_the_deadline(monkeypatch):
     transport = httpx.MockTransport(lambda request: httpx.Response(200, stream=Drip()))
     with pytest.raises(MediaError, match="took longer than 5 s"):
         fetch_url("https://example.org/a.png", Limits(timeout=5), transport)
+
+
+def test_a_long_path_keeps_its_files_name():
+    """It is what the reader looks for."""
+    long, uri = "/a folder with a name" * 9 + "/holiday.jpg", "data:image/png;base64," + "A" * 900
+    for source, kept in ((long, "holiday.jpg'"), (pathlib.Path(long), "holiday.jpg'"), (uri, "A'")):
+        assert describe(source).endswith(kept) and len(describe(source)) < 90
+    assert describe(uri).startswith("'data:image/png")
+    assert describe("short.jpg") == "'short.jpg'"
