@@ -87,12 +87,13 @@ def share_argument(text: str) -> Any:
 
 def run_caption(args: Namespace, out: TextIO) -> int:
     """Exit code 1 also if an input could not be read."""
+    from .caption.interrupts import stopped_by_term
     from .caption.workers import Group
 
     group = Group.of_environment()
     if problem := problem_of(args, group):
         args.wrong_use(problem)
-    with group:
+    with group, stopped_by_term():
         try:
             outcome = _work(args, group)
         except KeyboardInterrupt:
@@ -104,8 +105,23 @@ def run_caption(args: Namespace, out: TextIO) -> int:
         if not group.first:
             return cli.OK  # a launcher ends all processes when one of them fails: the first speaks for all
     print(outcome, file=sys.stderr)
-    print(args.output, file=out)
+    print(*written(args, group), sep="\n", file=out)
     return cli.FAILED if outcome.failed else cli.OK
+
+
+def written(args: Namespace, group: Group) -> list[Path]:
+    """The output, or what the processes of a share of it wrote."""
+    from .caption.outputs import written_place
+
+    if args.shard is None or args.shard.number is None:
+        return [args.output]
+    index, count = args.shard.number, args.shard.count
+    print(
+        f"share {index} of {count}; when all are done, the same command without --shard brings them together",
+        file=sys.stderr,
+    )
+    numbers = (args.shard.split(rank, group.size).number for rank in range(group.size))
+    return list(dict.fromkeys(written_place(args.output, args.format, number) for number in numbers))
 
 
 def problem_of(args: Namespace, group: Group) -> str | None:
@@ -126,15 +142,24 @@ def problem_of(args: Namespace, group: Group) -> str | None:
         return "--engine ray starts its workers itself; start it without accelerate or torchrun"
     if args.engine == "ray" and args.device.startswith("cuda:"):
         return f"Ray gives each worker its GPU; write --device cuda, not {args.device}"
+    from .caption.outputs import OutputError, format_of
+
+    try:
+        format_of(args.output, args.format)
+    except OutputError as error:
+        return str(error)
     return None
 
 
 def _work(args: Namespace, group: Group) -> Outcome:
     """This process's share, or, in the first one, the outcome of all."""
+    from .caption.inputs import read_inputs
     from .caption.job import Outcome, run_job, write_here
     from .caption.outputs import OutputOptions, discard, merge, open_output
 
     job, path, form = make_job(args, group), args.output, args.format
+    if missing := read_inputs(job.given, job.sources).missing_column():
+        args.wrong_use(missing)
     options = OutputOptions(overwrite=args.overwrite)
     together = args.shard is None  # all shards of the output are of this run: they may be brought together
     if group.first and together:  # what an earlier run left, of several processes that were stopped

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ..writing import Draft
 
 GIVEN_UP = 100  # inputs in succession that break off, after which it is not the inputs that are to blame
+PATIENCE = 1.0  # seconds for which nothing comes; then whoever takes the rows may see to those it has
 JOIN = 4  # rows join when a quarter of the batch is free: to read a prompt costs less together with others
 
 
@@ -80,9 +81,12 @@ class Captioner:
                 waiting = len(drafted) + len(reading)
                 if not running or min(waiting, room) >= group or (last and 0 < waiting <= room):
                     if len(drafted) < room:
-                        taken = reading.take(size, wait=not running and not drafted)
+                        taken = reading.take(size, 0.0 if running or drafted else PATIENCE)
                         if not (taken or drafted or running):
-                            return
+                            if last:
+                                return
+                            yield done
+                            continue
                         drafted += self._drafts(taken, done)
                     joining = nearest(drafted, room)
                     drafted = [one for one in drafted if one not in joining]

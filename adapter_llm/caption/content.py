@@ -12,6 +12,7 @@ from pathlib import Path
 
 from imagebind_encoder.media.source import DEFAULT_LIMITS, MediaError, fetch_url
 
+from ..space.files import is_regular
 from ..words import sha256_of
 
 IN_MEMORY = 64 * 2**20  # bytes of a file; larger ones, long films, are read from their place piece by piece
@@ -58,6 +59,8 @@ class LocalFile:
         try:
             if os.path.isdir(self.path):
                 raise MediaError(f"{self.path!r} is a folder; give the files in it, or the folder itself as an input")
+            if not is_regular(self.path):
+                raise MediaError(f"{self.path!r} is no regular file; save what it gives in one")
             if os.path.getsize(self.path) > IN_MEMORY:
                 # absolute: a loader would take http:/... in a folder for a URL
                 place = Path(self.path).absolute()

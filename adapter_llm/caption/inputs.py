@@ -8,12 +8,13 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import BinaryIO
 
 from .items import PROMPT_FIELD, Input, Items, Problem, Seen
 from .kinds import LOOKED_FOR, TARS, Kinds, SourceOptions
 from .stores import SCHEME, WEB, Local, Remote, StoreError, expanded, store_of
-from .table import Columns, Entry, TableError, read_table
+from .table import ColumnError, Columns, Entry, TableError, read_table
 from .tars import TarShardError, read_tar
 
 __all__ = ["Input", "Inputs", "Problem", "SourceOptions", "read_inputs"]
@@ -46,6 +47,30 @@ class Inputs:
     def left_out(self) -> str | None:
         """A sentence on the files of folders and shards that were passed over; None if there are none."""
         return self._kinds.left_out.left_out
+
+    def missing_column(self) -> str | None:
+        """A sentence if none of the tables of this machine has a column that was asked for by its name, else None."""
+        named = self.options.path_column or self.options.id_column or self.options.prompt_column
+        if not named or self.streams or any(text.lower().endswith(TARS) for text in self.given):
+            return None  # in a list or a tar there may be one
+        missing = None
+        for path in self._tables():
+            try:
+                with Local().open(path) as file, closing(read_table(path, file, self.options)) as rows:
+                    next(rows, None)
+                return None
+            except ColumnError as error:
+                missing = missing or str(error)
+            except (StoreError, TableError):
+                continue  # it is told when it is its turn
+        return missing
+
+    def _tables(self) -> Iterator[str]:
+        for text in self.given:
+            for path in [text] if os.path.lexists(os.path.expanduser(text)) else expanded(text):
+                path = os.path.expanduser(path)
+                if self._kinds.collection(path) == "table":
+                    yield from [path] if os.path.isfile(path) else filter(os.path.isfile, Local().matches(path))
 
     def __iter__(self) -> Iterator[Input | Problem]:
         self._kinds = Kinds(self.options)

@@ -188,7 +188,7 @@ class _Run:
     def _first_of(self, entries: Iterator[Input]) -> Input | None:
         """The first input that a model is needed for: to say that a file is not there it is not."""
         for entry in entries:
-            if entry.place is None or os.path.exists(entry.place):
+            if entry.place is None or os.path.isfile(entry.place):
                 return entry
             try:
                 entry.read()

@@ -9,12 +9,13 @@ from typing import Protocol
 from ..space.records import OutputError
 from .done import Done, OutputOptions
 from .items import Input
-from .logged import JsonLines
+from .logged import JsonLines, shard_path
 from .parts import ParquetParts
 from .sidecars import Sidecars
 from .tarshards import TarShards
 
-__all__ = ["FORMATS", "Done", "Output", "OutputError", "OutputOptions", "discard", "format_of", "merge", "open_output"]
+__all__ = ["FORMATS", "Done", "Output", "OutputError", "OutputOptions"]
+__all__ += ["discard", "format_of", "merge", "open_output", "written_place"]
 
 FORMATS = {"jsonl": JsonLines, "parquet": ParquetParts, "txt": Sidecars, "webdataset": TarShards}
 SUFFIXES = {".jsonl": "jsonl", ".parquet": "parquet"}
@@ -81,6 +82,12 @@ def open_output(
         return kind(path, shard, options)
     except OSError as error:
         raise OutputError(f"{path} cannot be written ({error.strerror or error}); give another --output") from error
+
+
+def written_place(path: str | Path, form: str | None, shard: int | None) -> Path:
+    """What `open_output` writes: a file, or, of a shard in a folder, too, the folder."""
+    alone = shard is None or FORMATS[format_of(path := Path(path), form)] is not JsonLines
+    return path if alone else shard_path(_place(path), shard)
 
 
 def merge(path: str | Path, form: str | None = None, options: OutputOptions = OutputOptions()) -> None:

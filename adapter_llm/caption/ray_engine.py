@@ -78,9 +78,9 @@ class RayEngine:
                     if error is not None:
                         broken, place = ray.cloudpickle.loads(error)
                         raise broken from RuntimeError(f"in a worker:\n{place}")
-                    inputs = sender.received(number)
+                    inputs = {(one.id, job.options.prompt_of(one)): one for one in sender.received(number)}
                     rows = [CaptionRow.from_dict(json.loads(line)) for line in lines if inputs]
-                    done = [Done(row, inputs[row.id]) for row in rows]
+                    done = [Done(row, inputs[row.id, row.prompt]) for row in rows]
                     yield list(readers.map(_with_content, done)) if keep_content else done
             sender.check()
 
@@ -162,7 +162,7 @@ class _Sender:
         self._ray, self._feed, self._entries, self._size = ray, feed, entries, size
         self._room, self._changed = Semaphore(ahead), Condition()
         self._sent, self._ended, self._closed = 0, False, False
-        self._underway: dict[int, dict[str, Input]] = {}
+        self._underway: dict[int, list[Input]] = {}
         self._broken: BaseException | None = None
         Thread(target=self._send, name="send", daemon=True).start()
 
@@ -172,9 +172,9 @@ class _Sender:
             self._changed.wait_for(lambda: self._sent >= chunks or self._ended)
         return min(self._sent, chunks)
 
-    def received(self, number: int) -> dict[str, Input]:
-        """The inputs of a chunk, by their ids; none the second time."""
-        inputs = self._underway.pop(number, {})
+    def received(self, number: int) -> list[Input]:
+        """The inputs of a chunk; none the second time."""
+        inputs = self._underway.pop(number, [])
         if inputs:
             self._feed.done.remote(number)
             self._room.release()
@@ -209,10 +209,10 @@ class _Sender:
                 self._ended = True
                 self._changed.notify()
 
-    def _next_chunk(self) -> tuple[dict[str, Input], list[bytes]]:
-        inputs, chunk, size = {}, [], 0
+    def _next_chunk(self) -> tuple[list[Input], list[bytes]]:
+        inputs, chunk, size = [], [], 0
         for entry in self._entries:
-            inputs[entry.id] = entry
+            inputs.append(entry)
             chunk.append(self._ray.cloudpickle.dumps(entry))
             size += len(chunk[-1])
             if len(chunk) == self._size or size > CHUNK_BYTES:

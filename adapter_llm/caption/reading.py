@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from threading import Condition, Lock, Semaphore, Thread
@@ -38,14 +39,15 @@ class ReadAhead(Generic[G, R]):
         """Whether nothing is to come beside what is ready."""
         return self._working == 0
 
-    def take(self, limit: int, wait: bool = False) -> list[tuple[G, R | Exception]]:
-        """Up to `limit` inputs that are ready; with `wait` at least one, unless all were taken before.
+    def take(self, limit: int, wait: float = 0.0) -> list[tuple[G, R | Exception]]:
+        """Up to `limit` inputs that are ready; at least one, unless all were taken before or `wait` seconds went by.
 
         Raises what the iterator of inputs raised, after everything that came before it was taken.
         """
+        end = time.monotonic() + wait
         with self._changed:
-            while wait and not self._ready and self._working:
-                self._changed.wait(0.5)  # Windows hears Ctrl-C between two waits alone
+            while not self._ready and self._working and (left := end - time.monotonic()) > 0:
+                self._changed.wait(min(left, 0.5))  # Windows hears Ctrl-C between two waits alone
             taken = [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
         for _ in taken:
             self._room.release()

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from imagebind_encoder.media.source import DEFAULT_LIMITS, MediaError
 
+from ..space.files import is_regular
 from ..words import one_line
 from .content import Content, LocalFile
 
@@ -59,6 +60,8 @@ class Local:
     def open(self, path: str) -> BinaryIO:
         """Raises StoreError."""
         try:
+            if not (os.path.isdir(path) or is_regular(path)):  # to open a folder is an error, and ends
+                raise StoreError(f"{path!r} is no regular file; save what it gives in one")
             return open(path, "rb")
         except OSError as error:
             raise StoreError(f"{path!r} cannot be read ({error.strerror}); check it") from error

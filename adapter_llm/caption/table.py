@@ -24,6 +24,10 @@ class TableError(ValueError):
     """A table that cannot be read, or a row of it."""
 
 
+class ColumnError(TableError):
+    """A table without a column that was asked for by its name."""
+
+
 @dataclass(frozen=True)
 class Columns:
     """Which columns of a table hold what."""
@@ -40,7 +44,7 @@ class Columns:
         ):  # fmt: skip
             if wanted is not None and wanted not in names:
                 there = listed(names) or "none at all"
-                raise TableError(f"{where} has no column {wanted!r}, but {there}; name one with --{said}-column")
+                raise ColumnError(f"--{said}-column {wanted}: {where} has no such column, but {there}")
         path = options.path_column or next((name for usual in PATHS for name in names if _is(name, usual)), None)
         if path is None:
             raise TableError(
@@ -103,13 +107,13 @@ def _prompt(values: dict[str, Any], columns: Columns, where: str) -> str | None:
 def read_table(path: str, file: BinaryIO, options: SourceOptions) -> Iterator[Entry | TableError]:
     """Each row, or what is wrong with it. Raises TableError for what is wrong with the table."""
     rows = {".parquet": _parquet, ".csv": _csv, ".tsv": _csv}.get(suffix_of(path), _json_lines)
-    columns = None
+    columns, whose = None, f"the first row of {path!r}" if rows is _json_lines else f"the table {path!r}"
     try:
         for where, values in rows(path, file, options):
             if isinstance(values, TableError):
                 yield values
                 continue
-            columns = columns or Columns.of(list(values), options, f"the table {path!r}")
+            columns = columns or Columns.of(list(values), options, whose)
             try:
                 entry: Entry | TableError = Entry.of(values, columns, where)
             except TableError as error:
@@ -144,10 +148,17 @@ def _csv(path: str, file: BinaryIO, options: SourceOptions) -> Iterator[tuple[st
         reader = csv.DictReader(text, delimiter=separator, strict=True)
         Columns.of(reader.fieldnames or [], options, f"the table {path!r}")  # also of a table without rows
         while True:
+            first = reader.line_num + 1
             try:
                 values = next(reader)
             except StopIteration:
                 return
+            except csv.Error as error:  # a quote that is not closed takes in all lines up to the next one, or the end
+                why = "a quote in it is not closed" if "end of data" in str(error) else one_line(error)
+                raise TableError(
+                    f"the row that begins in line {first} of {path!r} cannot be read ({why}); what comes behind is "
+                    "missing"
+                ) from error
             where = f"line {reader.line_num} of {path!r}"
             if None in values:
                 values = TableError(f"{where} has more values than the table has columns; quote those with commas")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -79,6 +80,11 @@ def find_media(inputs: Iterable[str], keywords: Sequence[str], forced: str | Non
     return found
 
 
+def is_regular(path: str) -> bool:
+    """False for a pipe, a socket or a device, which may never end, or never begin. Raises OSError."""
+    return stat.S_ISREG(os.stat(path).st_mode)
+
+
 def _paths(given: str, problems: list[str]) -> Iterator[tuple[str, bool]]:
     """Paths of files, and whether they were found in a folder rather than named."""
     path = os.path.expanduser(given)
@@ -131,5 +137,8 @@ def _sort_in(found: FoundMedia, path: str, searched: bool, keywords: Sequence[st
         status = os.stat(path)
     except OSError as error:
         found.problems.append(f"{path!r} cannot be read ({error.strerror}); check its permissions")
+        return
+    if not stat.S_ISREG(status.st_mode):
+        found.problems.append(f"{path!r} is no regular file; save what it gives in one")
         return
     found.files.append(MediaFile(path, keyword, status.st_size, status.st_mtime_ns))

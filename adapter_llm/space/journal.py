@@ -155,9 +155,10 @@ def only_writer(output: Path) -> Iterator[None]:
         output.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
+        _check_place(Path(lock.lock_file), output)
         raise OutputError(f"another process is writing {output}; wait for it, or give another --output") from None
     except OSError as error:
-        raise OutputError(f"{output.parent} cannot be written to ({error.strerror}); give another --output") from error
+        raise _no_place(output, error) from error
     try:
         for stale in output.parent.glob(f".{glob.escape(output.name)}.*.partial"):  # of processes that were killed
             stale.unlink(missing_ok=True)
@@ -166,6 +167,22 @@ def only_writer(output: Path) -> Iterator[None]:
         with suppress(OSError):
             Path(lock.lock_file).unlink()
         lock.release()
+
+
+def _check_place(lock: Path, output: Path) -> None:
+    """Raise OutputError if a lock was not had since its file cannot be made, which filelock takes for being held."""
+    try:
+        with lock.open("x"):
+            pass
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise _no_place(output, error) from error
+
+
+def _no_place(output: Path, error: OSError) -> OutputError:
+    reason = error.strerror or one_line(error)
+    return OutputError(f"{output.parent} cannot be written to ({reason}); give another --output")
 
 
 def _record_of(line: bytes) -> Record:

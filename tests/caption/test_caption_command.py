@@ -164,11 +164,16 @@ def test_files_that_are_left_out_are_counted(run, media, tmp_path):
 def test_shares_by_hand_and_together(run, media, tmp_path):
     output = tmp_path / "rows.jsonl"
     for share in ("1/3", "3/3"):
-        code, *_ = run(media, "--output", output, "--shard", share)
+        code, out, err = run(media, "--output", output, "--shard", share)
         assert code == 0 and not output.exists()
-    code, _, err = run(media, "--output", output)  # takes up both, and does the rest
+        assert out == f"{tmp_path}/rows.shard-0000{share[0]}.jsonl\n" and Path(out.strip()).exists()
+        assert f"share {share[0]} of 3; when all are done, the same command without --shard brings" in err
+    folder = tmp_path / "parts"
+    assert run(media, "--output", folder, "--format", "txt", "--shard", "2/3")[1] == f"{folder}\n"
+    shutil.rmtree(folder)
+    code, out, err = run(media, "--output", output)  # takes up both, and does the rest
     kept = int(err.split(" there already")[0].split()[-1])
-    assert code == 0 and 0 < kept < COUNT and len(rows_of(output)) == COUNT
+    assert code == 0 and 0 < kept < COUNT and len(rows_of(output)) == COUNT and out == f"{output}\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["media", "rows.jsonl"]
     assert len({row["id"] for row in rows_of(output)}) == COUNT
 
@@ -184,15 +189,20 @@ def test_shares_by_hand_and_together(run, media, tmp_path):
     (["{media}", "--output", "x.jsonl", "--shard", "1/2", "--no-resume"], "--no-resume would throw away what the"),
     (["{media}", "--output", "x.jsonl", "--device-map", "auto", "--engine", "ray"], "start one process, without Ray"),
     (["{media}", "--output", "x.jsonl", "--prompt", " "], "the prompt is empty; ask something, or leave"),
+    (["{media}", "--output", "{media}/x.csv"], "x.csv ends in none of .jsonl, .parquet"),
+    (["{media}", "--output", "{media}"], "for a folder, say --format txt, webdataset or parquet"),
+    (["t.csv", "--output", "x.jsonl", "--prompt-column", "quest"],
+     "--prompt-column quest: the table 't.csv' has no such column, but path, question"),
 ])  # fmt: skip
 def test_wrong_use_is_one_line(run, media, monkeypatch, tmp_path, given, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.csv").write_text("path,question\nmedia/0.png,Why?\n")
     code, out, err = run(*(argument.format(media=media) for argument in given))
     assert (code, out, run.loaded) == (2, "", []) and message in err and err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["media", "t.csv"], "nothing is left behind"
 
 
 @pytest.mark.parametrize("given, message", [
-    (["{media}", "--output", "{media}/x.csv"], "x.csv ends in none of .jsonl, .parquet"),
     (["{media}", "--output", "{media}/notes.jsonl"], "notes.jsonl"),
     (["{media}", "--output", "x.jsonl", "--set", "imu.speed=3"], "there is no setting 'imu.speed'"),
     (["{media}", "--output", "x.jsonl", "--as", "audio"], "audio"),
@@ -232,6 +242,37 @@ def test_stopping_says_how_to_go_on(run, media, tmp_path, monkeypatch):
         code, out, err = run(media, "--output", tmp_path / "rows.jsonl")
     assert (code, out) == (130, "") and "the same command goes on from there" in err
     assert run(media, "--output", tmp_path / "rows.jsonl")[0] == 0
+
+
+def test_sigterm_is_like_ctrl_c(run, media, tmp_path, monkeypatch):
+    from adapter_llm.batch import RunningBatch
+
+    step, steps = RunningBatch.step, []
+
+    def end(self):
+        if len(steps) == 20:
+            signal.raise_signal(signal.SIGTERM)
+        return steps.append(0) or step(self)
+
+    output = tmp_path / "rows.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr(RunningBatch, "step", end)
+        code, out, err = run(media, "--output", output, "--batch-size", 1)
+    assert (code, out) == (130, "") and "the same command goes on from there" in err and rows_of(output)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert run(media, "--output", output)[0] == 0 and len(rows_of(output)) == COUNT
+
+
+def test_pipes_are_errors_and_nobody_waits_for_them(run, media, tmp_path):
+    os.mkfifo(media / "x.png")
+    os.mkfifo(tmp_path / "t.csv")
+    output = tmp_path / "rows.jsonl"
+    code, _, err = run(media, tmp_path / "t.csv", "--output", output)
+    assert code == 1 and f"{COUNT} captioned, 2 failed" in err and err.count("is no regular file") == 2
+    [row] = [row for row in rows_of(output) if row["status"] == "error"]
+    assert row["path"] == str(media / "x.png") and "is no regular file" in row["error"]
+    code, _, err = run(media / "x.png", "--output", tmp_path / "one.jsonl")
+    assert (code, run.loaded, len(rows_of(tmp_path / "one.jsonl"))) == (1, [], 1)
 
 
 def test_help_loads_nothing_heavy_and_finished_work_no_model(arguments, media, tmp_path, run):

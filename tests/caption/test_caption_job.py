@@ -4,14 +4,16 @@ import json
 import os
 import signal
 import threading
+import time
 
 import folders
 import pytest
 
+from adapter_llm.caption import captioner as captioners
 from adapter_llm.caption import job as jobs
-from adapter_llm.caption.captioner import CaptionOptions
+from adapter_llm.caption.captioner import Captioner, CaptionOptions
 from adapter_llm.caption.inputs import SourceOptions
-from adapter_llm.caption.interrupts import undisturbed
+from adapter_llm.caption.interrupts import stopped_by_term, undisturbed
 from adapter_llm.caption.job import CaptionError, Job, Outcome, run_job, write_here
 from adapter_llm.caption.model import ModelFolders
 from adapter_llm.caption.outputs import merge, open_output
@@ -310,6 +312,39 @@ def test_ctrl_c_waits_until_rows_are_whole(keyboard):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with undisturbed():
         signal.raise_signal(signal.SIGINT)
+
+
+def test_sigterm_waits_until_rows_are_whole():
+    seen = []
+
+    def write():
+        with stopped_by_term():
+            with undisturbed():
+                signal.raise_signal(signal.SIGTERM)
+                seen.append("whole")
+            seen.append("never")
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert seen == ["whole"] and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_rows_are_written_while_an_input_does_not_come(run, media, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "FLUSH", 0.1)
+    monkeypatch.setattr(captioners, "PATIENCE", 0.05)
+    read, written = Captioner._read, []
+
+    def slow(self, entry):
+        if entry.path.endswith("03.png"):  # until all that can be written is
+            end = time.monotonic() + 20
+            while len(rows_of(tmp_path / "rows.jsonl")) < COUNT - 1 and time.monotonic() < end:
+                time.sleep(0.01)
+            written.append(len(rows_of(tmp_path / "rows.jsonl")))
+        return read(self, entry)
+
+    monkeypatch.setattr(Captioner, "_read", slow)
+    outcome, rows, _ = run(media, batch_size=50)
+    assert written == [COUNT - 1] and outcome.captioned == len(rows) == COUNT
 
 
 def test_a_full_disk_ends_it(pipe, model, media):

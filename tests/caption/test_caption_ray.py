@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from adapter_llm.__main__ import main
 from adapter_llm.caption.captioner import CaptionOptions
 from adapter_llm.caption.content import LocalFile
-from adapter_llm.caption.inputs import Input, SourceOptions
+from adapter_llm.caption.inputs import Input, SourceOptions, read_inputs
 from adapter_llm.caption.job import CaptionError, Job, run_job
 from adapter_llm.caption.model import ModelFolders
 from adapter_llm.caption.outputs import open_output
@@ -217,8 +218,8 @@ def test_no_more_is_under_way_than_keeps_the_workers_busy(cluster):
         time.sleep(0.1)
         assert len(walked) <= (number + AHEAD) * SIZE
         inputs = sender.received(number)
-        assert list(inputs) == [f"{SIZE * number + place}.png" for place in range(SIZE)]
-        assert sender.received(number) == {}, "the rows of a chunk count twice"
+        assert [one.id for one in inputs] == [f"{SIZE * number + place}.png" for place in range(SIZE)]
+        assert sender.received(number) == [], "the rows of a chunk count twice"
     sender.close()
 
     def few():
@@ -229,6 +230,18 @@ def test_no_more_is_under_way_than_keeps_the_workers_busy(cluster):
     assert sender.wait(9) == 1
     with pytest.raises(ValueError, match="a damaged archive"):
         sender.check()
+
+
+@needs_ray
+def test_one_file_with_two_prompts(cluster, job, tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("path,ask\nmedia/1.png,Who?\nmedia/1.png,\nmedia/1.png,Why?\n")
+    sources = SourceOptions(job.sources.keywords, prompt_column="ask")
+    twice = changed(job, Job, given=[str(table)], sources=sources)
+    entries = iter(read_inputs(twice.given, sources))
+    with closing(cluster.captions(twice, {"image"}, False, entries)) as results:
+        done = [one for some in results for one in some]
+    assert {(one.item.prompt, one.row.prompt) for one in done} == {("Who?",) * 2, (None, "What?"), ("Why?",) * 2}
 
 
 def test_media_that_were_changed_meanwhile_are_not_kept(job, tmp_path):

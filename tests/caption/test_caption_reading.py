@@ -17,7 +17,7 @@ def until(condition, seconds=10.0):
 
 def everything(reading, limit=3):
     found = []
-    while taken := reading.take(limit, wait=True):
+    while taken := reading.take(limit, wait=10):
         assert len(taken) <= limit
         found += taken
     assert reading.ended and len(reading) == 0
@@ -54,10 +54,10 @@ def test_no_more_are_read_than_may_wait():
 def test_a_slow_one_delays_no_other():
     slow = threading.Event()
     reading = ReadAhead(lambda n: slow.wait(10) if n == 0 else n, range(6), 2, 6)
-    first = [reading.take(1, wait=True) for _ in range(5)]
+    first = [reading.take(1, wait=10) for _ in range(5)]
     assert sorted(first) == [[(n, n)] for n in range(1, 6)] and not reading.ended
     slow.set()
-    assert reading.take(9, wait=True) == [(0, True)] and reading.take(9, wait=True) == []
+    assert reading.take(9, wait=10) == [(0, True)] and reading.take(9, wait=10) == []
 
 
 def test_taking_without_waiting_returns_at_once():
@@ -65,6 +65,15 @@ def test_taking_without_waiting_returns_at_once():
     began = time.monotonic()
     assert reading.take(3) == [] and time.monotonic() - began < 1
     reading.close()
+
+
+def test_waiting_has_an_end():
+    slow = threading.Event()
+    reading = ReadAhead(lambda n: slow.wait(10), range(1), 1, 3)
+    began = time.monotonic()
+    assert reading.take(3, wait=0.1) == [] and 0.1 <= time.monotonic() - began < 5
+    slow.set()
+    assert reading.take(3, wait=10) == [(0, True)]
 
 
 def test_an_error_belongs_to_its_input():
@@ -84,10 +93,10 @@ def test_an_error_of_the_list_itself_comes_after_what_was_before_it():
         raise RuntimeError("the table ends here")
 
     reading = ReadAhead(lambda n: n, inputs(), 3, 2)
-    found = [reading.take(1, wait=True) for _ in range(4)]
+    found = [reading.take(1, wait=10) for _ in range(4)]
     assert sorted(found) == [[(n, n)] for n in range(4)]
     with pytest.raises(RuntimeError, match="the table ends here"):
-        reading.take(1, wait=True)
+        reading.take(1, wait=10)
 
 
 def test_inputs_are_walked_through_by_one_thread_at_a_time():

@@ -69,13 +69,14 @@ def test_tables(place, suffix):
         ("1", "data/a.jpg"), ("2", "data/q/b.mp4"), ("3", "https://host/c.jpg"),
     ]  # fmt: skip
     assert [one.id for one in walk(table, path_column="ask", forced="image")][:1] == ["data/Who?"]
+    whose = f"the first row of {table!r}" if suffix == "jsonl" else f"the table {table!r}"
     for option, said in (("path_column", "path"), ("id_column", "id"), ("prompt_column", "prompt")):
         assert message(table, **{option: "zzz"}) == (
-            f"the table {table!r} has no column 'zzz', but file_name, n, ask; name one with --{said}-column"
+            f"--{said}-column zzz: {whose} has no such column, but file_name, n, ask"
         )
     save(place / table, [{"label": "x", "n": 1}])
     assert message(table) == (
-        f"the table {table!r} has the columns label, n, of which none is called as paths and URLs usually are; "
+        f"{whose} has the columns label, n, of which none is called as paths and URLs usually are; "
         "name it with --path-column"
     )
 
@@ -146,8 +147,34 @@ def test_csv_as_people_have_it(place):
     assert walk("t.csv")[-1].message.startswith("the table 't.csv' cannot be read ('utf-8' codec")
     (place / "t.csv").write_bytes(b"")
     assert message("t.csv").startswith("the table 't.csv' has the columns (none)")
-    (place / "t.csv").write_text('path\n"a.jpg\n')
-    assert message("t.csv").startswith("the table 't.csv' cannot be read (unexpected end of data)")
+    (place / "t.csv").write_text('path\na.jpg\n"b\n.jpg"\n"c.jpg\n' + "d.jpg\n" * 9)
+    assert [getattr(one, "message", one.id) for one in walk("t.csv")] == [
+        "a.jpg", "b\n.jpg",
+        "the row that begins in line 5 of 't.csv' cannot be read (a quote in it is not closed); what comes behind is "
+        "missing",
+    ]  # fmt: skip
+    (place / "t.csv").write_text('path\na.jpg\n"c.jpg\n' + "d.jpg\n" * 40000)  # more than a value may hold
+    [_, problem] = walk("t.csv")
+    assert problem.message.startswith("the row that begins in line 3 of 't.csv' cannot be read (field larger than")
+
+
+def test_a_column_that_no_table_has(place):
+    save(place / "data/t.csv", ROWS)
+    save(place / "data/u.csv", [{"path": "a.jpg"}])
+    save(place / "data/v.jsonl", [{"path": "a.jpg", "ask": "Why?"}])
+
+    def missing(*given, **options):
+        return read_inputs(given, SourceOptions(keywords=KINDS, **options)).missing_column()
+
+    said = "--prompt-column zzz: the table 'data/t.csv' has no such column, but file_name, n, ask"
+    assert missing("data", "data/t.csv", "data/u.csv", prompt_column="zzz") == said
+    assert missing("data/{t,u}.csv", prompt_column="zzz") == missing("data/*.csv", prompt_column="zzz") == said
+    assert missing("data/v.jsonl", id_column="zzz").startswith("--id-column zzz: the first row of 'data/v.jsonl' has")
+    assert missing("data/u.csv", path_column="zzz").startswith("--path-column zzz: the table 'data/u.csv' has no")
+    assert missing("data/u.csv", "data/v.jsonl", prompt_column="ask") is None
+    for given in (["data"], ["data/t.csv", "x.tar"], ["data/t.csv", "-"], ["data/none.csv"]):
+        assert missing(*given, prompt_column="zzz") is None
+    assert missing("data/t.csv") is None
 
 
 def test_parquet_with_media_inside(place):

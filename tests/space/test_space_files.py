@@ -124,3 +124,11 @@ def test_suffixes_tell_one_kind_each():
     assert len(suffixes) == len(set(suffixes))
     assert set(SUFFIXES) == set(KEYWORDS)
     assert all(set(BY_SUFFIX.get(keyword, ())) <= set(SUFFIXES[keyword]) for keyword in SUFFIXES)
+
+
+def test_a_pipe_is_no_file(media):
+    os.mkfifo(media / "pipe.png")
+    for given in (media, media / "pipe.png"):
+        found = find_media([str(given)], ALL)
+        assert found.problems == [f"{str(media / 'pipe.png')!r} is no regular file; save what it gives in one"]
+        assert not any(file.path.endswith("pipe.png") for file in found.files)

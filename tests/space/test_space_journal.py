@@ -1,5 +1,7 @@
 """What is finished stays finished, wherever a process ends."""
 
+from pathlib import Path
+
 import numpy
 import pytest
 
@@ -177,4 +179,22 @@ def test_a_folder_is_made_or_refused(tmp_path):
     assert (tmp_path / "a" / "b").is_dir()
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="cannot be written to"), only_writer(tmp_path / "file" / "x.npz"):
+        pass
+
+
+def test_only_a_lock_that_is_held_is_another_process(tmp_path, monkeypatch):
+    """Where the lock's file cannot be made filelock only says that it has none."""
+    import filelock
+
+    def refuse(lock, **options):
+        raise filelock.Timeout(lock.lock_file)
+
+    monkeypatch.setattr(filelock.BaseFileLock, "acquire", refuse)
+    gone = tmp_path / "gone"
+    monkeypatch.setattr(Path, "mkdir", lambda *args, **options: None)
+    expected = r"gone cannot be written to \(No such file or directory\); give another --output"
+    with pytest.raises(OutputError, match=expected), only_writer(gone / "x.npz"):
+        pass
+    (tmp_path / ".x.npz.lock").touch()
+    with pytest.raises(OutputError, match="another process is writing"), only_writer(tmp_path / "x.npz"):
         pass
