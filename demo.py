@@ -82,37 +82,13 @@ def name_and_password(text: str) -> tuple[str, str]:
     return name, password
 
 
-def load(args: Namespace, media: list[str] | None) -> Pipeline:
-    """The pipeline, with the trunks for these media, or all."""
-    from adapter_llm.pipeline import Pipeline
-
-    cli.hide_bars()
-    if args.threads:
-        import torch
-
-        torch.set_num_threads(args.threads)
-    return Pipeline.from_pretrained(
-        weights=args.weights,
-        llm=args.llm,
-        media=media,
-        settings=dict(args.set),
-        device=args.device,
-        dtype=args.dtype,
-        index=args.index,
-        faithful=args.faithful,
-        allow_base_mismatch=args.allow_base_mismatch,
-        device_map=args.device_map,
-        offload_folder=args.offload_folder,
-    )
-
-
 def open_page(args: Namespace) -> int:
     """Serve the chat page until it is interrupted."""
     cli.quiet()
     from adapter_llm.page import command
 
     given = {name: getattr(args, name) for name in (*PAGE, *SAMPLING, "blend") if getattr(args, name) is not None}
-    command.serve(lambda: load(args, None), args.weights, given)
+    command.serve(lambda: cli.load_pipeline(args), args.weights, given)
     return cli.OK
 
 
@@ -126,7 +102,7 @@ def answer(args: Namespace, out: TextIO) -> int:
         from adapter_llm import plots
 
         plots.check(args.explain)
-    pipe = load(args, list(media) or None)
+    pipe = cli.load_pipeline(args, list(media) or None)
     options = {name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None}
     prompt = args.prompt or None
     if media:

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 if TYPE_CHECKING:
     from PIL import Image
 
+    from .pipeline import Pipeline
+
 WEIGHTS = str(Path(__file__).resolve().parent.parent / "weights" / "default")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
@@ -166,6 +168,30 @@ def keep_memory() -> None:
             library = ctypes.CDLL(None)
             library.mallopt(M_MMAP_THRESHOLD, 2**30)
             library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def load_pipeline(args: argparse.Namespace, media: list[str] | None = None) -> Pipeline:
+    """What --weights, --llm, --device, ... ask for, with the trunks for these media, or all."""
+    from .pipeline import Pipeline
+
+    hide_bars()
+    if args.threads:
+        import torch
+
+        torch.set_num_threads(args.threads)
+    return Pipeline.from_pretrained(
+        weights=args.weights,
+        llm=args.llm,
+        media=media,
+        settings=dict(args.set),
+        device=args.device,
+        dtype=args.dtype,
+        index=args.index,
+        faithful=args.faithful,
+        allow_base_mismatch=args.allow_base_mismatch,
+        device_map=args.device_map,
+        offload_folder=args.offload_folder,
+    )
 
 
 def give_back_memory() -> None:

@@ -132,35 +132,13 @@ def _serve(args: Namespace) -> None:
         )  # fmt: skip
         if not local and key is None:
             print("serve: whoever reaches this machine may ask, since there is no --api-key", file=sys.stderr)
-        service = Service(load(args), config)
+        service = Service(cli.load_pipeline(args), config)
         url = url_of(sock)
 
         def ready() -> None:
             print(f"serving {config.name} at {url}/v1; Ctrl-C ends it", file=sys.stderr, flush=True)
 
         serve(Server(service, cli.leave, ready), sock)
-
-
-def load(args: Namespace) -> Any:
-    from .pipeline import Pipeline
-
-    cli.hide_bars()
-    if args.threads:
-        import torch
-
-        torch.set_num_threads(args.threads)
-    return Pipeline.from_pretrained(
-        weights=args.weights,
-        llm=args.llm,
-        settings=dict(args.set),
-        device=args.device,
-        dtype=args.dtype,
-        index=args.index,
-        faithful=args.faithful,
-        allow_base_mismatch=args.allow_base_mismatch,
-        device_map=args.device_map,
-        offload_folder=args.offload_folder,
-    )
 
 
 def model_name(weights: str) -> str:

@@ -13,7 +13,7 @@ from serving import until
 
 import demo
 from adapter_llm import __main__ as program
-from adapter_llm import commands_serve
+from adapter_llm import cli, commands_serve
 from adapter_llm.serve.port import bind
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +78,7 @@ def test_keys(monkeypatch, given, variable, wanted):
             commands_serve.api_key(given)
 
 
-def test_weights_are_loaded_as_demo_loads_them(monkeypatch):
+def test_both_command_lines_load_all_that_they_offer(monkeypatch):
     from adapter_llm.pipeline import Pipeline
 
     given = ["--weights", "w", "--llm", "l", "--set", "imu.rate=50", "--index", "i", "--faithful", "--device", "cpu",
@@ -86,10 +86,10 @@ def test_weights_are_loaded_as_demo_loads_them(monkeypatch):
              "float32"]  # fmt: skip
     found = []
     monkeypatch.setattr(Pipeline, "from_pretrained", lambda **options: found.append(options))
-    commands_serve.load(parse(*given))
-    demo.load(demo.build_parser().parse_args(given), None)
+    cli.load_pipeline(parse(*given))
+    cli.load_pipeline(demo.build_parser().parse_args(given))
     served, asked = found
-    assert served == {name: value for name, value in asked.items() if name != "media"} and asked["media"] is None
+    assert served == asked and served.pop("media") is None
     assert None not in served.values() and served["faithful"] and served["allow_base_mismatch"]
 
 
