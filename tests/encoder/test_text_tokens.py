@@ -186,7 +186,7 @@ def test_a_path_that_is_an_address_is_fetched():
     (7, "an object of type int is no text; give a str, the Path of a text file or bytes"),
     (None, "an object of type NoneType is no text"),
     (["a dog"], "an object of type list is no text"),
-    ("word " * 10_000, "...' has 50000 characters and is a document, not a caption; give at most 10000"),
+    ("word " * 10_000, "' has 50000 characters and is a document, not a caption; give at most 10000"),
     (b"word " * 2001, "10005 bytes has 10005 characters and is a document"),
     (b"word " * 10_000, "50000 bytes is larger than the limit of 40003 bytes"),
     (Path("nowhere.txt"), "there is no file 'nowhere.txt'"),
