@@ -21,6 +21,7 @@ from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
+from typing import TextIO
 
 import httpx
 
@@ -114,10 +115,15 @@ def start(command: list[str]) -> tuple[subprocess.Popen, str]:
     server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     for line in server.stderr:
         if line.startswith("serving "):
-            Thread(target=shutil.copyfileobj, args=(server.stderr, sys.stderr), daemon=True).start()
+            Thread(target=pass_on, args=(server.stderr,), daemon=True).start()
             return server, line.split()[3].removesuffix("/v1;")
         print(line, end="", file=sys.stderr)
     raise SystemExit("the server did not start")
+
+
+def pass_on(said: TextIO) -> None:
+    with said:
+        shutil.copyfileobj(said, sys.stderr)
 
 
 def percentile(values: list[float], share: float) -> float:

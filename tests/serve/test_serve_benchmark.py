@@ -4,6 +4,8 @@ import sys
 from importlib import util
 from pathlib import Path
 
+from serving import until
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "server_load.py"
 CHATTER = """
 import sys
@@ -23,5 +25,5 @@ def test_a_server_that_says_much(capfd):
     finally:
         server.kill()
         server.wait()
-        server.stderr.close()
+    assert until(lambda: server.stderr.closed), "whoever passes it on closes it at the end"
     assert capfd.readouterr().err.startswith("loading")
