@@ -170,15 +170,20 @@ def keep_memory() -> None:
             library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def use_threads(count: int | None) -> None:
+    """Of the processor, for what torch computes; None leaves it to torch."""
+    if count:
+        import torch
+
+        torch.set_num_threads(count)
+
+
 def load_pipeline(args: argparse.Namespace, media: list[str] | None = None) -> Pipeline:
     """What --weights, --llm, --device, ... ask for, with the trunks for these media, or all."""
     from .pipeline import Pipeline
 
     hide_bars()
-    if args.threads:
-        import torch
-
-        torch.set_num_threads(args.threads)
+    use_threads(args.threads)
     return Pipeline.from_pretrained(
         weights=args.weights,
         llm=args.llm,

@@ -214,10 +214,7 @@ def make_job(args: Namespace, group: Group) -> Job:
     from .retrieval import RetrievalOptions
 
     cli.keep_memory()
-    if args.threads:
-        import torch
-
-        torch.set_num_threads(args.threads)
+    cli.use_threads(args.threads)
     options = CaptionOptions(
         prompt=args.prompt,
         generation=GenerationOptions(**given(args, GENERATION)),

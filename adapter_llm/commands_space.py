@@ -225,7 +225,4 @@ def _named(inputs: Iterable[str]) -> Iterable[str]:
 def _prepare(args: Namespace) -> None:
     """Threads as asked for, and memory that stays with the process."""
     cli.keep_memory()
-    if args.threads:
-        import torch
-
-        torch.set_num_threads(args.threads)
+    cli.use_threads(args.threads)
